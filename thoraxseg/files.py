@@ -1,0 +1,128 @@
+"""Files that are whole or not there: hashes, safe names, and results that appear together."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from thoraxseg.errors import OutputError
+
+_PARTIAL = ".thoraxseg-partial-"
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
+MAX_NAME = 80
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def safe_name(raw: str) -> str:
+    """Return a file name made of `[A-Za-z0-9._-]` for any outside text.
+
+    When characters had to go, a short hash of the raw text is added, so that names that differ
+    stay different, also on file systems that ignore case.
+    """
+    clean = re.sub(r"[^A-Za-z0-9._-]+", "_", raw).strip("._")[:MAX_NAME] or "case"
+    if clean.split(".")[0].lower() in _RESERVED:
+        clean = f"case_{clean}"
+    if clean != raw:
+        clean = f"{clean}-{hashlib.sha256(raw.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    return clean
+
+
+@contextmanager
+def publish_together(folder: Path, marker: str | None = None) -> Iterator[Path]:
+    """Yield a scratch folder; on success its files appear whole in `folder`, on failure none does.
+
+    Files are written beside their goal, flushed to the disk and renamed, so that a kill at any
+    moment leaves no part of a file under a final name. `marker` names the file that says the set
+    is complete: its old copy goes first, its new copy comes last.
+    Raises OutputError when the folder cannot be made or written, or the disk is full.
+    """
+    folder = Path(folder)
+    scratch = _new_scratch(folder)
+    try:
+        try:
+            yield scratch
+            names = sorted(path.name for path in scratch.iterdir())
+            for name in names:
+                _flush(scratch / name)
+            if marker is not None:
+                names.sort(key=lambda name: name == marker)
+                with suppress(FileNotFoundError):
+                    (folder / marker).unlink()
+            for name in names:
+                (scratch / name).replace(folder / name)
+            _flush_folder(folder)
+        except OutputError:
+            raise
+        except OSError as error:
+            raise OutputError(
+                f"{folder}: writing the results failed: {error.strerror or error}. Nothing was left under a "
+                "final name. Free space or choose another output folder, then run again."
+            ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` and a file in it, before long work starts, or raise OutputError saying why not."""
+    shutil.rmtree(_new_scratch(Path(folder)), ignore_errors=True)
+
+
+def _new_scratch(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _clear_abandoned(folder)
+        return Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{os.getpid()}-", dir=folder))
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: expected a folder that can be written, got: {error.strerror or error}. "
+            "Choose another output folder or change its permissions."
+        ) from error
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name != "posix":  # Windows cannot open a folder, and journals renames itself
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _clear_abandoned(folder: Path) -> None:
+    """Remove scratch folders of runs on this machine that were killed."""
+    for path in folder.glob(f"{_PARTIAL}*"):
+        owner = path.name[len(_PARTIAL) :].split("-")[0]
+        if owner.isdigit() and not _is_alive(int(owner)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":  # os.kill(pid, 0) would end the process on Windows
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,92 @@
+"""What a user can choose. One field is a command-line flag, a Slicer parameter and a web state.
+
+Closed choices are `Enum` (Slicer's parameter nodes reject `Literal`); the value is the word users type.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+from thoraxseg.errors import OptionError
+
+
+class Device(Enum):
+    """Where the network runs."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Uncertainty(Enum):
+    """Which map of doubt is made beside the contours."""
+
+    ENTROPY = "entropy"
+    NONE = "none"
+
+
+class Postprocess(Enum):
+    """Which clean-up follows the network."""
+
+    CHECKPOINT = "checkpoint"
+    NONE = "none"
+
+
+class Contrast(Enum):
+    """Whether slices are contrast-enhanced (CLAHE) before the network sees them."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+def _option(default: Any, text: str, **limits: Any) -> Any:
+    return field(default=default, metadata={"help": text, **limits})
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """Everything that changes the result of `thoraxseg.pipeline.segment` besides image and checkpoint."""
+
+    device: Device = _option(
+        Device.AUTO, "Where the network runs: auto takes a CUDA GPU if there is one and says so."
+    )
+    uncertainty: Uncertainty = _option(
+        Uncertainty.ENTROPY, "Map of doubt: entropy of the class probabilities, in nats, or none."
+    )
+    postprocess: Postprocess = _option(
+        Postprocess.CHECKPOINT, "Clean-up after the network: the checkpoint's own rules, or none."
+    )
+    contrast: Contrast = _option(
+        Contrast.AUTO,
+        "Contrast enhancement (CLAHE), for checkpoints whose card offers it: auto enhances a stack that "
+        "is darker than the card expects, and says so.",
+    )
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the options as plain words and numbers for a provenance record."""
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {name: value.value if isinstance(value, Enum) else value for name, value in values}
+
+
+def parse_spacing(text: str) -> tuple[float, float, float]:
+    """Return (slice, row, column) spacing in mm from text such as `0.156,0.195,0.156` or `0.14`.
+
+    Raises OptionError when it is not one or three positive finite numbers.
+    """
+    parts = text.replace("x", ",").split(",")
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3 or not all(math.isfinite(n) and n > 0 for n in numbers):
+        raise OptionError(
+            f"--spacing: expected one or three positive numbers in mm (slice,row,column), got {text!r}. "
+            "Example: --spacing 0.15625,0.1953125,0.15625"
+        )
+    return tuple(numbers)

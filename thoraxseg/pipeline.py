@@ -1,0 +1,269 @@
+"""The road from a volume to contours, numbers and a report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thoraxseg import inference, measure, postprocess, precheck, preprocess, report
+from thoraxseg.checkpoints import Checkpoint
+from thoraxseg.checkpoints.card import Card
+from thoraxseg.errors import OptionError, OutputError
+from thoraxseg.files import check_writable, publish_together, safe_name, sha256_file
+from thoraxseg.io import StackGeometry, hash_input, read_volume, write_scalar_nrrd, write_segmentation
+from thoraxseg.options import Postprocess, SegmentOptions, Uncertainty
+from thoraxseg.progress import Progress, part, silent
+from thoraxseg.segmentation import Segmentation
+from thoraxseg.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What `segment` found, on the grid of the input."""
+
+    volume: Volume
+    segmentation: Segmentation
+    uncertainty: np.ndarray | None
+    """Entropy in nats, `(K, J, I)` float32, 0 to ln of the number of classes; None when not asked for."""
+    measurements: dict[str, Any]
+    provenance: dict[str, Any]
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    probabilities: Callable[[], np.ndarray]
+    """Call it for the class probabilities `(L, K, J, I)` float32; they are resized only then."""
+
+
+def segment(
+    volume: Volume,
+    checkpoint: Checkpoint,
+    options: SegmentOptions | None = None,
+    progress: Progress = silent,
+    predictor: inference.Predictor | None = None,
+) -> Result:
+    """Contour `volume` with `checkpoint` and measure what was found.
+
+    A loaded `predictor` of the same checkpoint and device saves reading the weights again. A progress
+    that raises `Cancelled` stops the work within one window or slice. Raises InputError, OptionError,
+    CheckpointError or DependencyError, each saying what to do.
+    """
+    options = options or SegmentOptions()
+    card = checkpoint.card
+    clock = Stopwatch()
+    warnings = precheck.check_input(volume, card)
+    with clock("preprocess"):
+        prepared = preprocess.prepare(volume, card, options.contrast, part(progress, 0.0, 0.1))
+        warnings += precheck.check_prepared(prepared.image, card)
+    with clock("load_checkpoint"):
+        progress(0.1, "Loading the checkpoint")
+        predictor = _fitting(predictor, checkpoint) or inference.load_predictor(checkpoint, options.device)
+    with clock("inference"):
+        probabilities = predictor.probabilities(prepared.image, part(progress, 0.15, 0.85))
+        labels = probabilities.argmax(axis=0).astype(np.uint8)
+    with clock("postprocess"):
+        plan = card.postprocess if options.postprocess is Postprocess.CHECKPOINT else None
+        if plan is not None:
+            span = part(progress, 0.85, 0.95)
+            labels, said = postprocess.clean_up(labels, prepared.image, prepared.ijk_to_ras, plan, span)
+            warnings += said
+        segmentation = Segmentation(
+            prepared.labels_on_source(labels), volume.ijk_to_ras, dict(card.labels), volume.name
+        )
+    uncertainty = None
+    if options.uncertainty is Uncertainty.ENTROPY:
+        with clock("uncertainty"):
+            progress(0.95, "Mapping doubt")
+            uncertainty = prepared.map_on_source(inference.predictive_entropy(probabilities))
+    with clock("measure"):
+        progress(0.97, "Measuring")
+        measurements = _measure(segmentation, uncertainty, card)
+    warnings += _absent(segmentation)
+    for warning in warnings:
+        logger.warning("%s: %s", volume.name, warning)
+    progress(1.0, "Contours are ready")
+    return Result(
+        volume,
+        segmentation,
+        uncertainty,
+        measurements,
+        report.provenance(volume, checkpoint, options.to_record(), predictor.device, clock.seconds),
+        tuple(warnings),
+        (*volume.notes, *prepared.notes),
+        lambda: prepared.map_on_source(probabilities),
+    )
+
+
+def segment_file(
+    path: Path,
+    checkpoint: Checkpoint,
+    folder: Path,
+    options: SegmentOptions | None = None,
+    name: str | None = None,
+    spacing_mm: tuple[float, float, float] | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Read an image, contour it, write the case into `folder` and return the record.
+
+    `spacing_mm` (slice, row, column) is for stacks that state none; without it the card's is assumed,
+    and said. The case is called `name`, else after the file. Raises what `segment` and `write_case` raise.
+    """
+    path, clock = Path(path), Stopwatch()
+    check_writable(folder)
+    with clock("read"):
+        progress(0.0, "Reading the image")
+        volume = read_volume(path, _stack_geometry(checkpoint.card, spacing_mm), spacing_mm is not None)
+        digest = hash_input(path)
+    _refuse_other_input(Path(folder) / f"{safe_name(name or case_name(path))}.json", digest)
+    result = segment(volume, checkpoint, options, part(progress, 0.02, 0.85))
+    result.provenance["timings_s"] = {**clock.seconds, **result.provenance["timings_s"]}
+    return write_case(result, folder, name or case_name(path), digest, part(progress, 0.85, 1.0))
+
+
+def case_name(path: Path) -> str:
+    """Return the name of an image file or folder without its known endings."""
+    name = Path(path).resolve().name
+    for ending in (".seg.nrrd", ".nii.gz", ".ome.tif", ".ome.tiff"):
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return name if Path(path).is_dir() else Path(name).stem
+
+
+def _stack_geometry(card: Card, spacing_mm: tuple[float, float, float] | None) -> StackGeometry | None:
+    if spacing_mm is not None:
+        return StackGeometry(
+            spacing_mm, card.input.orientation, f"--spacing, axes as {card.name} was trained"
+        )
+    if card.input.stack_spacing_mm is None:
+        return None
+    return StackGeometry(card.input.stack_spacing_mm, card.input.orientation, f"the card of {card.name}")
+
+
+def write_case(
+    result: Result,
+    folder: Path,
+    name: str,
+    input_sha256: str,
+    progress: Progress = silent,
+    with_image: bool = False,
+) -> dict[str, Any]:
+    """Write `NAME.seg.nrrd`, `NAME_uncertainty.nrrd`, `NAME.html` and `NAME.json`; return the JSON's content.
+
+    An image that states no geometry is written too, as `NAME_image.nrrd` with the geometry that was
+    assumed: without it no viewer could lay the contours over it. `with_image` writes it in any case.
+    All files appear whole, the JSON last, or none does. `name` becomes a safe file name. Raises
+    OutputError when the folder cannot be written, or already holds the result of another input.
+    """
+    folder, case = Path(folder), safe_name(name)
+    _refuse_other_input(folder / f"{case}.json", input_sha256)
+    clock = Stopwatch()
+    with publish_together(folder, marker=f"{case}.json") as scratch:
+        with clock("write_volumes"):
+            progress(0.0, "Writing the segmentation")
+            write_segmentation(scratch / f"{case}.seg.nrrd", result.segmentation)
+            if with_image or result.volume.geometry_assumed:
+                about = {"thoraxseg_geometry": "assumed" if result.volume.geometry_assumed else "stated"}
+                path = scratch / f"{case}_image.nrrd"
+                write_scalar_nrrd(path, result.volume.array, result.volume.ijk_to_ras, about)
+            if result.uncertainty is not None:
+                fields = report.uncertainty_fields(len(result.segmentation.structures) + 1)
+                path = scratch / f"{case}_uncertainty.nrrd"
+                write_scalar_nrrd(path, result.uncertainty, result.volume.ijk_to_ras, fields)
+        with clock("figures"):
+            span = part(progress, 0.2, 0.9)
+            pictures = report.draw(result.volume, result.segmentation, result.uncertainty, span)
+        record = report.case_record(case, input_sha256, result, clock.seconds)
+        progress(0.9, "Writing the report")
+        (scratch / f"{case}.html").write_text(report.render_page(record, pictures), encoding="utf-8")
+        record["outputs_sha256"] = {path.name: sha256_file(path) for path in sorted(scratch.iterdir())}
+        text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
+        (scratch / f"{case}.json").write_text(text + "\n", encoding="utf-8")
+    progress(1.0, f"Wrote {case} into {folder}")
+    return record
+
+
+@dataclass
+class Stopwatch:
+    """Wall-clock seconds by stage: `with clock("inference"): ...`."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time the block under the name of a stage."""
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - start, 3)
+
+
+def _fitting(predictor: inference.Predictor | None, checkpoint: Checkpoint) -> inference.Predictor | None:
+    if predictor is not None and predictor.checkpoint != checkpoint:
+        raise OptionError(
+            f"the loaded predictor is of {predictor.checkpoint.card.name}, not of {checkpoint.card.name}; "
+            "load the one that belongs to the checkpoint."
+        )
+    return predictor
+
+
+def _measure(segmentation: Segmentation, entropy: np.ndarray | None, card: Card) -> dict[str, Any]:
+    volumes = measure.structure_volumes(segmentation)
+    structures = [asdict(volume) for volume in volumes]
+    if entropy is not None:
+        for entry, doubt in zip(structures, measure.structure_doubt(segmentation, entropy), strict=True):
+            entry.update({key: value for key, value in asdict(doubt).items() if key != "key"})
+    measurements: dict[str, Any] = {"structures": structures}
+    if card.tumors is not None:
+        rule, by_label = card.tumors, {volume.label: volume for volume in volumes}
+        count = measure.count_nodules(segmentation, rule.label, rule.connectivity, rule.small_below_mm3)
+        measurements["tumors"] = {
+            "count": len(count.nodules),
+            "small_count": count.number_of("small"),
+            "large_count": count.number_of("large"),
+            "total_volume_mm3": by_label[rule.label].volume_mm3,
+            "connectivity": count.connectivity,
+            "small_below_mm3": count.small_below_mm3,
+            "nodules": [asdict(nodule) for nodule in count.nodules],
+        }
+        host = by_label[rule.host_label]
+        total = host.volume_mm3 + by_label[rule.label].volume_mm3
+        measurements[f"{host.key}_with_tumors_volume_mm3"] = total
+    return measurements
+
+
+def _absent(segmentation: Segmentation) -> list[str]:
+    counts = segmentation.voxel_counts()
+    if not any(counts.values()):
+        return [
+            "Nothing was found: the segmentation is empty. Check that image and checkpoint belong together."
+        ]
+    # No tumor is a normal answer; a missing organ is not.
+    missing = [
+        s.name for label, s in segmentation.structures.items() if not counts[label] and s.key != "tumors"
+    ]
+    return [f"Not found in this image: {', '.join(missing)}."] if missing else []
+
+
+def _refuse_other_input(record_path: Path, input_sha256: str) -> None:
+    """Keep one case from overwriting another that happens to have the same name."""
+    try:
+        earlier = json.loads(record_path.read_text("utf-8"))["input"]["sha256"]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f"{record_path} exists and is not a record of ThoraxSeg ({type(error).__name__}). Choose another "
+            "--output or --name."
+        ) from error
+    if earlier != input_sha256:
+        raise OutputError(
+            f"{record_path} is the result of another input (SHA-256 {str(earlier)[:12]}..., now "
+            f"{input_sha256[:12]}...). Choose another --output or --name, or remove the old result."
+        )

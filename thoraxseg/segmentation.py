@@ -1,0 +1,164 @@
+"""Labels with names, colors and codes on the grid of an image, and the structures we know by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from thoraxseg.errors import InputError
+from thoraxseg.volume import check_geometry
+
+ANATOMY_CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
+REGION_CONTEXT = "Anatomic codes - DICOM master list"
+
+
+_CONNECTIVITY = {6: 1, 18: 2, 26: 3}
+
+
+def neighborhood(connectivity: int, in_slices: bool = False) -> np.ndarray:
+    """Return the `(3, 3, 3)` bool structure of 6, 18 or 26 neighbors, cut to its own slice if asked.
+
+    In a slice, 6 means 4 neighbors and 18 or 26 mean 8.
+    """
+    from scipy.ndimage import generate_binary_structure
+
+    structure = generate_binary_structure(3, _CONNECTIVITY[connectivity])
+    if in_slices:
+        structure[[0, 2]] = False
+    return structure
+
+
+@dataclass(frozen=True)
+class Code:
+    """One coded concept, such as SCT 80891009 Heart."""
+
+    scheme: str = ""
+    value: str = ""
+    meaning: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.scheme}^{self.value}^{self.meaning}"
+
+
+NO_CODE = Code()
+ANATOMICAL = Code("SCT", "123037004", "Anatomical Structure")
+MORPHOLOGICALLY_ALTERED = Code("SCT", "49755003", "Morphologically Altered Structure")
+LUNG = Code("SCT", "39607008", "Lung")
+
+
+@dataclass(frozen=True)
+class Terminology:
+    """What a segment is, in the codes that 3D Slicer and DICOM use (SNOMED CT)."""
+
+    category: Code
+    type: Code
+    type_modifier: Code = NO_CODE
+    region: Code = NO_CODE
+    region_modifier: Code = NO_CODE
+
+    def to_slicer(self) -> str:
+        """Return the entry as 3D Slicer's `TerminologyEntry` string."""
+        codes = (self.category, self.type, self.type_modifier)
+        region = (self.region, self.region_modifier)
+        return "~".join([ANATOMY_CONTEXT, *map(str, codes), REGION_CONTEXT, *map(str, region)])
+
+
+@dataclass(frozen=True)
+class Structure:
+    """An organ or lesion that a label stands for."""
+
+    key: str
+    """Stable name for programs: segment ID, JSON key, file suffix."""
+    name: str
+    """Name for people."""
+    color: tuple[float, float, float]
+    """RGB, 0 to 1."""
+    terminology: Terminology
+
+
+STRUCTURES = {
+    s.key: s
+    for s in (
+        Structure(
+            "heart",
+            "Heart",
+            (0.86, 0.15, 0.15),
+            Terminology(ANATOMICAL, Code("SCT", "80891009", "Heart")),
+        ),
+        Structure(
+            "spinal_cord",
+            "Spinal cord",
+            (0.13, 0.65, 0.25),
+            Terminology(ANATOMICAL, Code("SCT", "2748008", "Spinal cord")),
+        ),
+        Structure(
+            "right_lung",
+            "Right lung",
+            (0.16, 0.40, 0.90),
+            Terminology(ANATOMICAL, LUNG, Code("SCT", "24028007", "Right")),
+        ),
+        Structure(
+            "left_lung",
+            "Left lung",
+            (0.95, 0.80, 0.10),
+            Terminology(ANATOMICAL, LUNG, Code("SCT", "7771000", "Left")),
+        ),
+        Structure("lungs", "Lungs", (0.25, 0.62, 0.95), Terminology(ANATOMICAL, LUNG)),
+        Structure(
+            "tumors",
+            "Tumors",
+            (0.95, 0.30, 0.15),
+            Terminology(MORPHOLOGICALLY_ALTERED, Code("SCT", "4147007", "Mass"), region=LUNG),
+        ),
+    )
+}
+"""The structures of the two modules by key; heart red, cord green, right lung blue, left lung yellow as
+in the mouse CT paper. Codes: SNOMED CT as 3D Slicer's General Anatomy list has them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """A label map `(K, J, I)` on an image grid; label value -> structure. 0 is background.
+
+    A structure may be absent from the voxels: it keeps its value and never shifts the others.
+    Raises InputError for labels without a structure or a geometry no scanner makes.
+    """
+
+    labels: np.ndarray
+    ijk_to_ras: np.ndarray
+    structures: dict[int, Structure] = field(default_factory=dict)
+    name: str = "segmentation"
+
+    def __post_init__(self) -> None:
+        labels = np.asarray(self.labels)
+        if labels.ndim != 3 or labels.dtype.kind not in "iu":
+            raise InputError(
+                f"{self.name}: expected an integer label map (K, J, I), got shape {labels.shape} of type "
+                f"{labels.dtype}."
+            )
+        unknown = sorted(set(np.unique(labels).tolist()) - set(self.structures) - {0})
+        if unknown:
+            raise InputError(
+                f"{self.name}: labels {unknown} stand for no structure; known are {sorted(self.structures)}. "
+                "Map the labels with an explicit table first."
+            )
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "ijk_to_ras", check_geometry(self.ijk_to_ras, self.name))
+
+    def voxel_counts(self) -> dict[int, int]:
+        """Return how many voxels each label of `structures` has, 0 for an absent one."""
+        values, counts = np.unique(self.labels, return_counts=True)
+        found = dict(zip(values.tolist(), counts.tolist(), strict=True))
+        return {value: int(found.get(value, 0)) for value in self.structures}
+
+    def mask(self, *keys: str) -> np.ndarray:
+        """Return a bool array `(K, J, I)`, True where the label is one of the structures named.
+
+        Raises InputError for a key that this segmentation does not have.
+        """
+        by_key = {structure.key: value for value, structure in self.structures.items()}
+        unknown = [key for key in keys if key not in by_key]
+        if unknown:
+            raise InputError(f"{self.name}: no structure {unknown}; known are {sorted(by_key)}.")
+        return np.isin(self.labels, [by_key[key] for key in keys])
