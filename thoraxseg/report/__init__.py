@@ -1,0 +1,7 @@
+"""What is handed to people and programs: the record, the figures and the page."""
+
+from thoraxseg.report.figures import draw
+from thoraxseg.report.page import render_page
+from thoraxseg.report.record import case_record, provenance, uncertainty_fields
+
+__all__ = ["case_record", "draw", "provenance", "render_page", "uncertainty_fields"]

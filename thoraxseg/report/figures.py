@@ -1,0 +1,155 @@
+"""Pictures of a case as PNG: slices with contours, the doubt on the same slices, and the surfaces in 3-D.
+
+Coronal slices as a radiologist hangs them: head up, the patient's right on the left.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from thoraxseg.progress import Progress, silent
+from thoraxseg.report.surfaces import draw_surfaces
+from thoraxseg.segmentation import Segmentation
+from thoraxseg.volume import Volume, reorient
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CORONAL = "LIA"
+"""Columns run to the left, rows to the feet, slices to the front."""
+COLUMNS, ROWS = 4, 3
+WIDTH_IN, FOOT_IN = 9.0, 0.5
+"""Width of a figure and height of the strip below the slices, in inches."""
+BACKGROUND, TEXT = "#10151c", "#dfe6ee"
+DOUBT_VISIBLE = 0.05
+"""Doubt below this fraction of its maximum is not painted, or it would veil the image."""
+
+
+def draw(
+    volume: Volume,
+    segmentation: Segmentation,
+    entropy: np.ndarray | None,
+    progress: Progress = silent,
+) -> dict[str, bytes]:
+    """Return PNG bytes by name: `contours`, `surfaces` and, with an entropy map in nats, `uncertainty`."""
+    progress(0.0, "Drawing slices")
+    image = volume.reoriented(CORONAL)
+    labels, _ = reorient(segmentation.labels, segmentation.ijk_to_ras, CORONAL)
+    slices = choose_slices(labels, segmentation, COLUMNS * ROWS)
+    pictures = {"contours": _montage(image, labels, segmentation, slices, None)}
+    if entropy is not None:
+        progress(0.35, "Drawing doubt")
+        doubt, _ = reorient(entropy, volume.ijk_to_ras, CORONAL)
+        pictures["uncertainty"] = _montage(image, labels, segmentation, slices, doubt)
+    progress(0.7, "Drawing surfaces")
+    pictures["surfaces"] = draw_surfaces(segmentation)
+    progress(1.0, "Figures are ready")
+    return pictures
+
+
+def choose_slices(labels: np.ndarray, segmentation: Segmentation, count: int) -> list[int]:
+    """Return up to `count` slice indices k, evenly over the labeled part, with the most tumor among them.
+
+    All slices count as labeled part when nothing is labeled.
+    """
+    found = np.flatnonzero(labels.any(axis=(1, 2)))
+    first, last = (found[0], found[-1]) if len(found) else (0, len(labels) - 1)
+    # Half a step in from both ends: the very first slice of an organ shows only its tip.
+    edges = np.linspace(first, last + 1, count + 1)
+    chosen = sorted({int(k) for k in (edges[:-1] + edges[1:]) / 2})
+    tumors = [value for value, s in segmentation.structures.items() if s.key == "tumors"]
+    area = np.isin(labels, tumors).sum(axis=(1, 2))
+    if area.any():
+        best = int(area.argmax())
+        nearest = min(range(len(chosen)), key=lambda n: abs(chosen[n] - best))
+        chosen[nearest] = best
+    return sorted(set(chosen))
+
+
+def _montage(
+    image: Volume,
+    labels: np.ndarray,
+    segmentation: Segmentation,
+    slices: list[int],
+    doubt: np.ndarray | None,
+) -> bytes:
+    from matplotlib.figure import Figure
+
+    rows = -(-len(slices) // COLUMNS)
+    _, j_mm, i_mm = image.spacing_mm
+    height, width = image.shape[1] * j_mm, image.shape[2] * i_mm
+    tall = WIDTH_IN / COLUMNS * rows * height / width
+    figure = Figure(figsize=(WIDTH_IN, tall + FOOT_IN), facecolor=BACKGROUND)
+    foot = FOOT_IN / (tall + FOOT_IN)
+    axes = figure.subplots(rows, COLUMNS, squeeze=False)
+    shown = image.array[slices]
+    low, high = np.percentile(shown, (0.5, 99.7))
+    for axis in axes.flat:
+        axis.set_axis_off()
+    classes = len(segmentation.structures) + 1
+    overlay = None
+    for axis, k in zip(axes.flat, slices, strict=False):
+        box = (0, width, height, 0)
+        axis.imshow(image.array[k], cmap="gray", vmin=low, vmax=max(high, low + 1e-9), extent=box)
+        if doubt is None:
+            _contour(axis, labels[k], segmentation, (j_mm, i_mm))
+        else:
+            limit = float(np.log(classes))
+            visible = np.ma.masked_less(doubt[k], DOUBT_VISIBLE * limit)
+            overlay = axis.imshow(visible, cmap="inferno", vmin=0, vmax=limit, extent=box, alpha=0.85)
+        _caption(axis, f"slice {k}")
+    figure.subplots_adjust(0, foot, 1, 1, 0.01, 0.01)
+    if overlay is None:
+        _legend(figure, segmentation)
+    else:
+        _scale(figure, overlay, foot)
+    figure.text(
+        0.01, foot / 2, "R \N{LEFTWARDS ARROW} coronal \N{RIGHTWARDS ARROW} L", color=TEXT, va="center"
+    )
+    return to_png(figure)
+
+
+def _contour(
+    axis: Axes, labels: np.ndarray, segmentation: Segmentation, pixel_mm: tuple[float, float]
+) -> None:
+    rows, columns = labels.shape
+    x = (np.arange(-1, columns + 1) + 0.5) * pixel_mm[1]
+    y = (np.arange(-1, rows + 1) + 0.5) * pixel_mm[0]
+    for value, structure in segmentation.structures.items():
+        mask = np.pad(labels == value, 1)  # closes contours at the image border
+        if mask.any():
+            axis.contour(x, y, mask, levels=[0.5], colors=[structure.color], linewidths=1.1)
+
+
+def _caption(axis: Axes, text: str) -> None:
+    axis.text(0.02, 0.97, text, transform=axis.transAxes, color=TEXT, fontsize=9, va="top")
+
+
+def _legend(figure: Figure, segmentation: Segmentation) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=s.color, lw=3, label=s.name) for s in segmentation.structures.values()]
+    figure.legend(
+        handles=handles, loc="lower right", ncols=len(handles), frameon=False, labelcolor=TEXT, fontsize=10
+    )
+
+
+def _scale(figure: Figure, overlay: object, foot: float) -> None:
+    place = figure.add_axes((0.5, 0.72 * foot, 0.46, 0.18 * foot))
+    bar = figure.colorbar(overlay, cax=place, orientation="horizontal")
+    bar.set_label("entropy in nat (0 = certain)", color=TEXT, fontsize=8, labelpad=1)
+    bar.ax.tick_params(colors=TEXT, labelsize=7, length=2)
+    bar.outline.set_visible(False)
+
+
+def to_png(figure: Figure, dpi: int = 130) -> bytes:
+    """Return the figure as PNG bytes, the same for the same figure (no date inside)."""
+    buffer = io.BytesIO()
+    figure.savefig(
+        buffer, format="png", dpi=dpi, facecolor=figure.get_facecolor(), metadata={"Software": None}
+    )
+    return buffer.getvalue()
