@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import platform
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from thoraxseg.errors import OutputError
+from thoraxseg.errors import OutputError, ThoraxSegError
 
 _PARTIAL = ".thoraxseg-partial-"
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
@@ -30,10 +32,11 @@ def sha256_file(path: Path) -> str:
 def safe_name(raw: str) -> str:
     """Return a file name made of `[A-Za-z0-9._-]` for any outside text.
 
-    When characters had to go, a short hash of the raw text is added, so that names that differ
-    stay different, also on file systems that ignore case.
+    Names that are safe already stay as they are, since people look for them. Where characters had to
+    go, a short hash of the raw text is added, so that names that differ stay different. Names that
+    differ only in case are one file on some systems: who writes must look who owns a file that is there.
     """
-    clean = re.sub(r"[^A-Za-z0-9._-]+", "_", raw).strip("._")[:MAX_NAME] or "case"
+    clean = re.sub(r"[^A-Za-z0-9._-]+", "_", raw).strip("._-")[:MAX_NAME].rstrip("._-") or "case"
     if clean.split(".")[0].lower() in _RESERVED:
         clean = f"case_{clean}"
     if clean != raw:
@@ -43,7 +46,7 @@ def safe_name(raw: str) -> str:
 
 @contextmanager
 def publish_together(folder: Path, marker: str | None = None) -> Iterator[Path]:
-    """Yield a scratch folder; on success its files appear whole in `folder`, on failure none does.
+    """Yield a scratch folder for files; on success they appear whole in `folder`, on failure none does.
 
     Files are written beside their goal, flushed to the disk and renamed, so that a kill at any
     moment leaves no part of a file under a final name. `marker` names the file that says the set
@@ -55,17 +58,8 @@ def publish_together(folder: Path, marker: str | None = None) -> Iterator[Path]:
     try:
         try:
             yield scratch
-            names = sorted(path.name for path in scratch.iterdir())
-            for name in names:
-                _flush(scratch / name)
-            if marker is not None:
-                names.sort(key=lambda name: name == marker)
-                with suppress(FileNotFoundError):
-                    (folder / marker).unlink()
-            for name in names:
-                (scratch / name).replace(folder / name)
-            _flush_folder(folder)
-        except OutputError:
+            _publish(scratch, folder, marker)
+        except ThoraxSegError:
             raise
         except OSError as error:
             raise OutputError(
@@ -74,6 +68,30 @@ def publish_together(folder: Path, marker: str | None = None) -> Iterator[Path]:
             ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _publish(scratch: Path, folder: Path, marker: str | None) -> None:
+    """Flush and rename the files of `scratch` into `folder`; after a failure none of them stays there."""
+    names = sorted(path.name for path in scratch.iterdir() if path.name != marker)
+    marked = [marker] if marker is not None and (scratch / marker).exists() else []
+    for name in names + marked:
+        _flush(scratch / name)
+        if (folder / name).is_dir():  # found before anything is renamed
+            raise IsADirectoryError(errno.EISDIR, f"{name} is a folder there")
+    if marker is not None:
+        (folder / marker).unlink(missing_ok=True)
+    try:
+        for name in names:
+            (scratch / name).replace(folder / name)
+        if marked:
+            _flush_folder(folder)  # so that the disk, too, sees the marker last
+            (scratch / marker).replace(folder / marker)
+        _flush_folder(folder)
+    except BaseException:
+        for name in names + marked:
+            if not (scratch / name).exists():
+                (folder / name).unlink(missing_ok=True)
+        raise
 
 
 def check_writable(folder: Path) -> None:
@@ -85,7 +103,7 @@ def _new_scratch(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _clear_abandoned(folder)
-        return Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{os.getpid()}-", dir=folder))
+        return Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{_machine()}-{os.getpid()}-", dir=folder))
     except OSError as error:
         raise OutputError(
             f"{folder}: expected a folder that can be written, got: {error.strerror or error}. "
@@ -109,11 +127,16 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _clear_abandoned(folder: Path) -> None:
-    """Remove scratch folders of runs on this machine that were killed."""
-    for path in folder.glob(f"{_PARTIAL}*"):
-        owner = path.name[len(_PARTIAL) :].split("-")[0]
+    """Remove scratch folders of runs on this machine that were killed (on Windows they stay)."""
+    for path in folder.glob(f"{_PARTIAL}{_machine()}-*"):
+        owner = path.name.split("-")[-2]
         if owner.isdigit() and not _is_alive(int(owner)):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _machine() -> str:
+    """Return a short word for this machine: a process number of another one says nothing here."""
+    return hashlib.sha256(platform.node().encode("utf-8", "replace")).hexdigest()[:8]
 
 
 def _is_alive(process: int) -> bool:

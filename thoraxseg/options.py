@@ -49,7 +49,10 @@ def _option(default: Any, text: str, **limits: Any) -> Any:
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """Everything that changes the result of `thoraxseg.pipeline.segment` besides image and checkpoint."""
+    """Everything that changes the result of `thoraxseg.pipeline.segment` besides image and checkpoint.
+
+    A choice may be given as its word, as in `device="cpu"`. Raises OptionError for an unknown one.
+    """
 
     device: Device = _option(
         Device.AUTO, "Where the network runs: auto takes a CUDA GPU if there is one and says so."
@@ -65,6 +68,15 @@ class SegmentOptions:
         "Contrast enhancement (CLAHE), for checkpoints whose card offers it: auto enhances a stack that "
         "is darker than the card expects, and says so.",
     )
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value, kind = getattr(self, f.name), type(f.default)
+            try:
+                object.__setattr__(self, f.name, kind(value))
+            except ValueError as error:
+                words = ", ".join(choice.value for choice in kind)
+                raise OptionError(f"{f.name}: expected one of {words}, got {value!r}.") from error
 
     def to_record(self) -> dict[str, Any]:
         """Return the options as plain words and numbers for a provenance record."""

@@ -31,10 +31,14 @@ def check_input(volume: Volume, card: Card) -> list[str]:
         warnings.append(
             f"The axes are turned {angle:.0f} degrees away from the patient's axes: check orientation and sides."
         )
-    if not card.input.side_known:
+    sided = any(s.key.startswith(("left_", "right_")) for s in card.labels.values())
+    if volume.geometry_assumed and not card.input.side_known:
         warnings.append(
-            f"{card.name} cannot tell left from right: the left-right sign of its training stacks is not known."
+            "Left and right are a guess here: the stack states no orientation, and it is not published which "
+            f"side the training stacks of {card.name} begin on."
         )
+    elif sided and not card.input.side_known:
+        warnings.append(f"{card.name} cannot tell left from right: do not trust the side of a structure.")
     for expectation in card.input.intensity:
         if expectation.stage == "input":
             warnings += _outside(volume.array, expectation, "The image")

@@ -7,17 +7,19 @@ intensities or resize along the axes, so labels and maps find the way back by th
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 
-from thoraxseg.checkpoints.card import Card
+from thoraxseg.checkpoints import fields
+from thoraxseg.checkpoints.card import Card, Step, step_parameters
 from thoraxseg.errors import CheckpointError, InputError, OptionError
 from thoraxseg.options import Contrast
 from thoraxseg.progress import Progress, each, part, silent
-from thoraxseg.volume import Volume, reorient, spacing_mm
+from thoraxseg.volume import Volume, reorient
+from thoraxseg.volume import spacing_mm as spacing_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,8 @@ class Prepared:
     ijk_to_ras: np.ndarray
     """Geometry of `image`."""
     source: Volume
+    orientation: str
+    """Axis letters of `image`."""
     oriented_shape: tuple[int, int, int]
     """Shape of the source in the card's orientation, before resizing."""
     oriented_ijk_to_ras: np.ndarray
@@ -48,7 +52,7 @@ class Prepared:
         return self._on_source(resized.reshape(*lead, *self.oriented_shape).astype(values.dtype, copy=False))
 
     def _on_source(self, array: np.ndarray) -> np.ndarray:
-        turned, _ = reorient(array, self.oriented_ijk_to_ras, self.source.axis_codes)
+        turned, _ = reorient(array, self.oriented_ijk_to_ras, self.source.axis_codes, self.orientation)
         return np.ascontiguousarray(turned)
 
 
@@ -56,27 +60,29 @@ def prepare(volume: Volume, card: Card, contrast: Contrast, progress: Progress =
     """Return what the card's network should see of `volume`.
 
     Raises InputError when the image cannot go through the steps, OptionError when contrast enhancement
-    is asked of a card that has none, CheckpointError for a step this version does not know.
+    is asked of a card that has none, CheckpointError for a step or a parameter this version does not know.
     """
+    steps = [_bound(step, card) for step in card.preprocess]
     if contrast is Contrast.ON and all(step.name != "enhance_contrast" for step in card.preprocess):
         raise OptionError(
             f"--contrast on: checkpoint {card.name} was not trained with contrast enhancement; use auto or off."
         )
+    if not np.isfinite(volume.array).all():
+        bad = int(np.size(volume.array) - np.isfinite(volume.array).sum())
+        raise InputError(
+            f"{volume.name}: expected numbers in every voxel, got NaN or infinity in {bad} of them."
+        )
     oriented = volume.reoriented(card.input.orientation)
     state = _State(oriented.array, oriented.ijk_to_ras, volume.name, contrast, [])
-    for index, step in enumerate(card.preprocess):
-        if step.name not in STEPS:
-            raise CheckpointError(
-                f"checkpoint {card.name}: unknown preprocessing step {step.name!r}; known are {', '.join(STEPS)}."
-            )
-        span = part(progress, index / len(card.preprocess), (index + 1) / len(card.preprocess))
-        STEPS[step.name](state, step.parameters, span)
+    for index, step in enumerate(steps):
+        step(state, part(progress, index / len(steps), (index + 1) / len(steps)))
     for note in state.notes:
         logger.info("%s: %s", volume.name, note)
     return Prepared(
         np.ascontiguousarray(state.image, dtype=np.float32),
         state.ijk_to_ras,
         volume,
+        card.input.orientation,
         oriented.shape,
         oriented.ijk_to_ras,
         tuple(state.notes),
@@ -99,26 +105,25 @@ class _State:
             self.image = _resize_linear(self.image, shape)
 
 
-def _resize_slices(state: _State, parameters: Mapping[str, Any], progress: Progress) -> None:
-    rows, columns = parameters["size_px"]
+def _resize_slices(state: _State, progress: Progress, size_px: tuple[int, int]) -> None:
+    rows, columns = size_px
     before = state.image.shape
     state.resize((before[0], rows, columns))
     if state.image.shape != before:
         state.notes.append(f"Slices of {before[1]} x {before[2]} pixels were resized to {rows} x {columns}.")
 
 
-def _resample(state: _State, parameters: Mapping[str, Any], progress: Progress) -> None:
-    goal = parameters["spacing_mm"]
+def _resample(state: _State, progress: Progress, spacing_mm: tuple[float, float, float]) -> None:
     before = state.image.shape
-    sizes = zip(before, spacing_mm(state.ijk_to_ras), goal, strict=True)
+    sizes = zip(before, spacing_of(state.ijk_to_ras), spacing_mm, strict=True)
     state.resize(tuple(max(1, round(n * have / want)) for n, have, want in sizes))
     if state.image.shape != before:
         state.notes.append(
-            f"The image was resampled to {' x '.join(f'{g:g}' for g in goal)} mm for the network."
+            f"The image was resampled to {' x '.join(f'{g:g}' for g in spacing_mm)} mm for the network."
         )
 
 
-def _divide_by_maximum(state: _State, parameters: Mapping[str, Any], progress: Progress) -> None:
+def _divide_by_maximum(state: _State, progress: Progress) -> None:
     low, high = float(state.image.min()), float(state.image.max())
     if low < 0 or high <= 0:
         raise InputError(
@@ -128,17 +133,17 @@ def _divide_by_maximum(state: _State, parameters: Mapping[str, Any], progress: P
     state.image = state.image / high
 
 
-def _enhance_contrast(state: _State, parameters: Mapping[str, Any], progress: Progress) -> None:
-    mean, limit = float(state.image.mean()), parameters["when_mean_below"]
-    dark = mean < limit
+def _enhance_contrast(state: _State, progress: Progress, clip_limit: float, when_mean_below: float) -> None:
+    mean = float(state.image.mean())
+    dark = mean < when_mean_below
     if state.contrast is Contrast.OFF or (state.contrast is Contrast.AUTO and not dark):
         return
     why = "as asked" if state.contrast is Contrast.ON else "because the stack is dark"
     state.notes.append(
         f"Slices were contrast-enhanced (CLAHE) {why}: mean intensity {mean:.3f} of the maximum, "
-        f"dark below {limit:g}."
+        f"dark below {when_mean_below:g}."
     )
-    state.image = clahe_slices(state.image, parameters["clip_limit"], progress)
+    state.image = clahe_slices(state.image, clip_limit, progress)
 
 
 def clahe_slices(image: np.ndarray, clip_limit: float, progress: Progress = silent) -> np.ndarray:
@@ -156,13 +161,26 @@ def clahe_slices(image: np.ndarray, clip_limit: float, progress: Progress = sile
     return enhanced
 
 
-STEPS: dict[str, Callable[[_State, Mapping[str, Any], Progress], None]] = {
-    "resize_slices": _resize_slices,
-    "resample": _resample,
-    "divide_by_maximum": _divide_by_maximum,
-    "enhance_contrast": _enhance_contrast,
+STEPS: dict[str, tuple[Callable[..., None], dict[str, fields.Parser]]] = {
+    "resize_slices": (_resize_slices, {"size_px": fields.list_of(fields.size, 2)}),
+    "resample": (_resample, {"spacing_mm": fields.list_of(fields.positive, 3)}),
+    "divide_by_maximum": (_divide_by_maximum, {}),
+    "enhance_contrast": (
+        _enhance_contrast,
+        {"clip_limit": fields.fraction, "when_mean_below": fields.positive},
+    ),
 }
-"""What a card's `preprocess` may name."""
+"""What a card's `preprocess` may name, and the parameters each step must have."""
+
+
+def _bound(step: Step, card: Card) -> Callable[[_State, Progress], None]:
+    """Return the function of a step with its checked parameters."""
+    if step.name not in STEPS:
+        raise CheckpointError(
+            f"checkpoint {card.name}: unknown preprocessing step {step.name!r}; known are {', '.join(STEPS)}."
+        )
+    function, parsers = STEPS[step.name]
+    return partial(function, **step_parameters(step, parsers))
 
 
 def _resize_linear(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

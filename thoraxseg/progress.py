@@ -1,6 +1,7 @@
 """How long work reports and is cancelled: one callable, `progress(fraction, message)`.
 
-To cancel, the callable raises `Cancelled`; the engine holds no flags and starts no threads.
+To cancel, the callable raises `Cancelled`; the engine holds no flags. It is only called from the thread that
+called the engine.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from thoraxseg.errors import InputError
+from thoraxseg.errors import InputError, OptionError
 from thoraxseg.volume import check_geometry
 
 ANATOMY_CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
@@ -19,10 +19,12 @@ _CONNECTIVITY = {6: 1, 18: 2, 26: 3}
 def neighborhood(connectivity: int, in_slices: bool = False) -> np.ndarray:
     """Return the `(3, 3, 3)` bool structure of 6, 18 or 26 neighbors, cut to its own slice if asked.
 
-    In a slice, 6 means 4 neighbors and 18 or 26 mean 8.
+    In a slice, 6 means 4 neighbors and 18 or 26 mean 8. Raises OptionError for other numbers.
     """
     from scipy.ndimage import generate_binary_structure
 
+    if connectivity not in _CONNECTIVITY:
+        raise OptionError(f"connectivity: expected 6, 18 or 26 neighbors, got {connectivity!r}.")
     structure = generate_binary_structure(3, _CONNECTIVITY[connectivity])
     if in_slices:
         structure[[0, 2]] = False
@@ -62,6 +64,14 @@ class Terminology:
         codes = (self.category, self.type, self.type_modifier)
         region = (self.region, self.region_modifier)
         return "~".join([ANATOMY_CONTEXT, *map(str, codes), REGION_CONTEXT, *map(str, region)])
+
+    @classmethod
+    def from_slicer(cls, entry: str) -> Terminology | None:
+        """Return the codes of a `TerminologyEntry` string, or None when it is empty or not of that form."""
+        parts = [part.split("^") for part in entry.split("~")]
+        if len(parts) != 7 or any(len(parts[n]) != 3 for n in (1, 2, 3, 5, 6)):
+            return None
+        return cls(*(Code(*parts[n]) for n in (1, 2, 3, 5, 6)))
 
 
 @dataclass(frozen=True)

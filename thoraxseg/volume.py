@@ -18,6 +18,9 @@ MAX_SPACING_MM = 100.0
 MAX_SHEAR = 1e-3
 """Largest cosine between two axes that still counts as orthogonal (0.06 degrees)."""
 
+ROUNDING = 1e-9
+"""Relative difference of two volumes that is rounding only: a tumor of exactly a limit is not below it."""
+
 _LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))  # negative and positive end of each RAS axis
 
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -92,13 +95,17 @@ def geometry_from_spacing(spacing_mm: tuple[float, float, float], codes: str) ->
     return matrix
 
 
-def reorient(array: np.ndarray, ijk_to_ras: np.ndarray, codes: str) -> tuple[np.ndarray, np.ndarray]:
+def reorient(
+    array: np.ndarray, ijk_to_ras: np.ndarray, codes: str, current: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Turn the last three axes of `array` so that i, j, k run along `codes`, without resampling.
 
     Returns a view on the array and its new `ijk_to_ras`; every voxel stays where it is in the patient.
+    `current` says what the axes are called now, for the way back: where axes lie 45 degrees between two
+    patient axes, their letters are a matter of choice, and may be chosen differently after turning.
     """
     directions_from_codes(codes)  # refuses wrong letters
-    current = axis_codes(ijk_to_ras)
+    current = current or axis_codes(ijk_to_ras)
     if current == codes:
         return array, ijk_to_ras
     lead = array.ndim - 3

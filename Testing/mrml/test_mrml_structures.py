@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from thoraxseg.errors import InputError
-from thoraxseg.mrml.structures import TISSUE, SegmentFacts, structures_of, terminology_from_slicer
+from thoraxseg.mrml.structures import TISSUE, SegmentFacts, structures_of
 from thoraxseg.segmentation import STRUCTURES, Code, Terminology
 
 GRAY = (0.5, 0.5, 0.5)
@@ -32,12 +32,12 @@ def test_known_structures_come_back_as_they_are_in_the_table():
 @pytest.mark.parametrize("key", STRUCTURES)
 def test_codes_survive_slicers_string(key):
     terminology = STRUCTURES[key].terminology
-    assert terminology_from_slicer(terminology.to_slicer()) == terminology
+    assert Terminology.from_slicer(terminology.to_slicer()) == terminology
 
 
 @pytest.mark.parametrize("text", ["", "a~b", "x~1^2~a^b^c~^^~y~^^~^^"])
 def test_a_damaged_code_string_is_no_code(text):
-    assert terminology_from_slicer(text) is None
+    assert Terminology.from_slicer(text) is None
 
 
 @pytest.mark.parametrize("name", ["Right lung", "right_lung", "RIGHT LUNG", " Right-Lung "])

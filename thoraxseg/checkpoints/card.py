@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from thoraxseg.checkpoints import fields
+from thoraxseg.checkpoints.fields import FieldError, list_of, maybe, one_of, record
 from thoraxseg.errors import CheckpointError, InputError
 from thoraxseg.segmentation import STRUCTURES, Structure
 from thoraxseg.volume import directions_from_codes
@@ -72,11 +72,12 @@ class Inference:
     """`slices` (2-D, along k) or `sliding-window` (3-D)."""
     patch_size: tuple[int, int, int] | None
     step: float
-    """Window step as a fraction of the patch."""
+    """Window step as a fraction of the patch, at most 1."""
     averaging: str
     """What is averaged over windows and folds: `probabilities` or `logits`, as in the model's origin."""
     temperature: float
-    """Logits are divided by it before the softmax, so that doubt can be seen; labels do not depend on it."""
+    """Logits are divided by it before the softmax, so that doubt can be seen. The labels of one network on
+    slices do not depend on it; averaged probabilities of several windows or folds do."""
     temperature_reason: str
 
 
@@ -121,10 +122,11 @@ class CardFile:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the files come from: `bundled` with ThoraxSeg, or a `python-package` fetched by name."""
+    """Where the files come from: `bundled` with ThoraxSeg, a `python-package` fetched by name, or `local`."""
 
     kind: str
     requirement: str
+    """`name==version` of a package, else empty: never options, links or paths, which pip would follow."""
     archive_sha256: str
 
 
@@ -164,250 +166,177 @@ def read_card(path: Path) -> Card:
     Raises CheckpointError naming the file and the key when anything is missing, unknown or wrong.
     """
     try:
-        raw = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
-            raise CheckpointError(f"{path}: expected a card of at most 1 MiB, got {len(raw)} bytes.")
-        data = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_not_finite)
-        card = _parse_card(data)
+            raise FieldError("a card has at most 1 MiB")
+        hooks = {"object_pairs_hook": fields.unique, "parse_constant": fields.not_finite}
+        card = _parse_card(json.loads(raw.decode("utf-8-sig"), **hooks))
     except OSError as error:
         raise CheckpointError(f"{path}: the card cannot be read: {error.strerror or error}.") from error
-    except (UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected a checkpoint card in JSON, got: {error}.") from error
-    except _CardError as problem:
+    except FieldError as problem:
         raise CheckpointError(f"{path}: {problem}. Correct the card.") from None
-    object.__setattr__(card, "sha256", hashlib.sha256(raw).hexdigest())
-    return card
+    return replace(card, sha256=hashlib.sha256(raw).hexdigest())
 
 
-class _CardError(Exception):
-    """What is wrong with a card, before the file is known."""
+def step_parameters(step: Step, parsers: Mapping[str, fields.Parser]) -> dict[str, Any]:
+    """Return the parameters of a step, checked: exactly the keys of `parsers`, each through its parser.
 
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    twice = sorted({key for key in keys if keys.count(key) > 1})
-    if twice:
-        raise _CardError(f"key {twice[0]!r} is given twice")
-    return dict(pairs)
-
-
-def _not_finite(text: str) -> float:
-    raise _CardError(f"{text} is not a finite number")
-
-
-def _take(data: Any, where: str, known: set[str], optional: frozenset[str] = frozenset()) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise _CardError(f"{where} must be an object, got {type(data).__name__}")
-    for key in data:
-        if key not in known:
-            raise _CardError(f"unknown key {key!r} in {where}; known are {', '.join(sorted(known))}")
-    for key in sorted(known - set(data) - optional):
-        raise _CardError(f"key {key!r} is missing in {where}")
-    return data
-
-
-def _record(cls: type, data: Any, where: str, parsers: Mapping[str, Callable[[Any, str], Any]]) -> Any:
-    """Build a dataclass from an object whose keys are its fields; each value goes through its parser."""
-    names = {f.name for f in fields(cls)} - {"sha256"} | (set(parsers) & {"sha256"})
-    taken = _take(data, where, names)
-    return cls(**{name: parsers.get(name, _text)(taken[name], f"{where}.{name}") for name in sorted(names)})
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise _CardError(f"{where} must be text, got {value!r}")
-    return value
-
-
-def _name(value: Any, where: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", _text(value, where)):
-        raise _CardError(f"{where} must be a plain name of letters, digits, '.', '_' and '-', got {value!r}")
-    return value
-
-
-def _digest(value: Any, where: str) -> str:
-    if not re.fullmatch(r"[0-9a-f]{64}", _text(value, where)):
-        raise _CardError(f"{where} must be a SHA-256 of 64 hexadecimal digits, got {value!r}")
-    return value
-
-
-def _one_of(*choices: str) -> Callable[[Any, str], str]:
-    def parse(value: Any, where: str) -> str:
-        if value not in choices:
-            raise _CardError(f"{where} must be one of {', '.join(choices)}, got {value!r}")
-        return value
-
-    return parse
-
-
-def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise _CardError(f"{where} must be a finite number, got {value!r}")
-    return float(value)
-
-
-def _positive(value: Any, where: str) -> float:
-    if _number(value, where) <= 0:
-        raise _CardError(f"{where} must be positive, got {value!r}")
-    return float(value)
-
-
-def _count(value: Any, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise _CardError(f"{where} must be a whole number, not negative, got {value!r}")
-    return value
-
-
-def _flag(value: Any, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise _CardError(f"{where} must be true or false, got {value!r}")
-    return value
-
-
-def _list(parse: Callable[[Any, str], Any], length: int | None = None) -> Callable[[Any, str], tuple]:
-    def parse_list(value: Any, where: str) -> tuple:
-        if not isinstance(value, list) or (length is not None and len(value) != length):
-            wanted = "a list" if length is None else f"a list of {length}"
-            raise _CardError(f"{where} must be {wanted}, got {value!r}")
-        return tuple(parse(item, f"{where}[{index}]") for index, item in enumerate(value))
-
-    return parse_list
-
-
-def _maybe(parse: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
-    return lambda value, where: None if value is None else parse(value, where)
+    Raises CheckpointError naming the step and the key.
+    """
+    try:
+        return fields.members(step.parameters, step.name, parsers)
+    except FieldError as problem:
+        raise CheckpointError(f"{problem}. Correct the checkpoint's card.") from None
 
 
 def _step(value: Any, where: str) -> Step:
     if not isinstance(value, dict):
-        raise _CardError(f"{where} must be an object with a name, got {value!r}")
+        raise FieldError(f"{where} must be an object with a name, got {value!r:.80}")
     parameters = {key: item for key, item in value.items() if key != "name"}
-    return Step(_name(value.get("name"), f"{where}.name"), parameters)
+    return Step(fields.name(value.get("name"), f"{where}.name"), parameters)
 
 
 def _orientation(value: Any, where: str) -> str:
     try:
-        directions_from_codes(_text(value, where))
+        directions_from_codes(fields.text(value, where))
     except InputError as error:
-        raise _CardError(f"{where}: {error}") from error
+        raise FieldError(f"{where}: {error}") from error
     return value
 
 
 def _labels(value: Any, where: str) -> dict[int, Structure]:
     if not isinstance(value, dict) or not value:
-        raise _CardError(f"{where} must map label values to structures, got {value!r}")
-    labels = {}
-    for key, structure in value.items():
-        if not key.isdecimal() or int(key) < 1 or str(int(key)) != key:
-            raise _CardError(f"{where}: label values are whole numbers from 1, got {key!r}")
-        if structure not in STRUCTURES:
-            raise _CardError(
-                f"{where}.{key}: unknown structure {structure!r}; known are {', '.join(STRUCTURES)}"
+        raise FieldError(f"{where} must map label values to structures, got {value!r:.80}")
+    labels: dict[int, Structure] = {}
+    for key, word in value.items():
+        # Label maps are uint8.
+        label = int(fields.matching(r"[1-9]\d{0,2}", "a label value from 1 to 255")(key, where))
+        structure = STRUCTURES.get(fields.text(word, f"{where}.{key}"))
+        if label > 255:
+            raise FieldError(f"{where} must be a label value from 1 to 255, got {key!r}")
+        if structure is None:
+            raise FieldError(
+                f"{where}.{key}: unknown structure {word!r:.80}; known are {', '.join(STRUCTURES)}"
             )
-        labels[int(key)] = STRUCTURES[structure]
+        if structure in labels.values():
+            raise FieldError(f"{where}.{key}: structure {word!r} has another label already")
+        labels[label] = structure
     return labels
 
 
 def _expectation(value: Any, where: str) -> Expectation:
-    def statistic(item: Any, place: str) -> str:
-        if not re.fullmatch(r"mean|p\d{1,2}(\.\d+)?|p100", _text(item, place)):
-            raise _CardError(f"{place} must be mean or a percentile such as p50, got {item!r}")
-        return item
-
     parsers = {
-        "stage": _one_of("input", "prepared"),
-        "statistic": statistic,
-        "low": _number,
-        "high": _number,
+        "stage": one_of("input", "prepared"),
+        "statistic": fields.matching(r"mean|p\d{1,2}(\.\d+)?|p100", "mean or a percentile such as p50"),
+        "low": fields.number,
+        "high": fields.number,
     }
-    return _record(Expectation, value, where, parsers)
+    return record(Expectation, value, where, parsers)
 
 
 def _input(value: Any, where: str) -> ExpectedInput:
     parsers = {
         "orientation": _orientation,
-        "spacing_mm": _list(_positive, 3),
-        "spacing_tolerance": _positive,
-        "side_known": _flag,
-        "stack_spacing_mm": _maybe(_list(_positive, 3)),
-        "intensity": _list(_expectation),
+        "spacing_mm": list_of(fields.positive, 3),
+        "spacing_tolerance": fields.positive,
+        "side_known": fields.flag,
+        "stack_spacing_mm": maybe(list_of(fields.positive, 3)),
+        "intensity": list_of(_expectation),
     }
-    return _record(ExpectedInput, value, where, parsers)
+    return record(ExpectedInput, value, where, parsers)
 
 
 def _inference(value: Any, where: str) -> Inference:
     parsers = {
-        "mode": _one_of("slices", "sliding-window"),
-        "patch_size": _maybe(_list(_count, 3)),
-        "step": _positive,
-        "averaging": _one_of("probabilities", "logits"),
-        "temperature": _positive,
+        "mode": one_of("slices", "sliding-window"),
+        "patch_size": maybe(list_of(fields.size, 3)),
+        "step": fields.fraction,
+        "averaging": one_of("probabilities", "logits"),
+        "temperature": fields.positive,
     }
-    plan = _record(Inference, value, where, parsers)
-    if plan.mode == "sliding-window" and (plan.patch_size is None or min(plan.patch_size) < 1):
-        raise _CardError(f"{where}.patch_size must give three sizes for a sliding window")
+    plan = record(Inference, value, where, parsers)
+    if plan.mode == "sliding-window" and plan.patch_size is None:
+        raise FieldError(f"{where}.patch_size must give three sizes for a sliding window")
     return plan
 
 
 def _cleanup(value: Any, where: str) -> Cleanup:
     def region(item: Any, place: str) -> Region:
-        return _record(Region, item, place, {"name": _name, "labels": _list(_count), "write": _count})
+        parsers = {"name": fields.name, "labels": list_of(fields.size), "write": fields.size}
+        return record(Region, item, place, parsers)
 
-    return _record(Cleanup, value, where, {"regions": _list(region), "rules": _list(_step)})
+    return record(Cleanup, value, where, {"regions": list_of(region), "rules": list_of(_step)})
 
 
 def _tumors(value: Any, where: str) -> TumorRule:
     parsers = {
-        "label": _count,
-        "connectivity": lambda v, w: _one_of(6, 18, 26)(v, w),
-        "small_below_mm3": _positive,
-        "host_label": _count,
+        "label": fields.size,
+        "connectivity": one_of(6, 18, 26),
+        "small_below_mm3": fields.positive,
+        "host_label": fields.size,
     }
-    return _record(TumorRule, value, where, parsers)
+    return record(TumorRule, value, where, parsers)
 
 
 def _file(value: Any, where: str) -> CardFile:
-    return _record(
-        CardFile, value, where, {"name": _name, "sha256": _digest, "size_bytes": _count, "member": _text}
-    )
+    parsers = {"name": fields.name, "sha256": fields.digest, "size_bytes": fields.count}
+    return record(CardFile, value, where, parsers)
 
 
 def _source(value: Any, where: str) -> Source:
-    parsers = {"kind": _one_of("bundled", "python-package", "local"), "archive_sha256": _text}
-    return _record(Source, value, where, parsers)
-
-
-def _schema(value: Any, where: str) -> int:
-    if value != SCHEMA:
-        raise _CardError(f"{where} {value!r} is not known; this version reads schema {SCHEMA}")
-    return SCHEMA
+    source = record(Source, value, where, {"kind": one_of("bundled", "python-package", "local")})
+    if source.kind == "python-package":
+        pinned = fields.matching(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*", "name==version")
+        pinned(source.requirement, f"{where}.requirement")
+        fields.digest(source.archive_sha256, f"{where}.archive_sha256")
+    return source
 
 
 def _parse_card(data: Any) -> Card:
     parsers = {
-        "schema": _schema,
-        "name": _name,
-        "species": _one_of("mouse", "human"),
-        "modality": _one_of("MRI", "CT", "micro-CT"),
-        "task": _one_of("mouse-thorax", "lung-tumor"),
+        "schema": one_of(SCHEMA),
+        "name": fields.name,
+        "species": one_of("mouse", "human"),
+        "modality": one_of("MRI", "CT", "micro-CT"),
+        "task": one_of("mouse-thorax", "lung-tumor"),
         "labels": _labels,
         "architecture": _step,
         "input": _input,
-        "preprocess": _list(_step),
+        "preprocess": list_of(_step),
         "inference": _inference,
         "postprocess": _cleanup,
-        "tumors": _maybe(_tumors),
-        "weights": _list(_file),
-        "samples": _list(_file),
+        "tumors": maybe(_tumors),
+        "weights": list_of(_file),
+        "samples": list_of(_file),
         "source": _source,
     }
-    card = _record(Card, data, "card", parsers)
-    used = {label for region in card.postprocess.regions for label in (*region.labels, region.write)}
+    card = record(Card, data, "card", parsers)
+    _check_labels(card)
+    if not card.weights:
+        raise FieldError("card.weights must list at least one file")
+    _all_different([file.name for file in (*card.weights, *card.samples)], "card.weights and card.samples")
+    _all_different([region.name for region in card.postprocess.regions], "card.postprocess.regions")
+    return card
+
+
+def _check_labels(card: Card) -> None:
+    """Refuse labels that are used but not listed, and listed ones that the clean-up would lose."""
+    regions = card.postprocess.regions
+    used = {label for region in regions for label in (*region.labels, region.write)}
     if card.tumors is not None:
         used |= {card.tumors.label, card.tumors.host_label}
-    unknown = sorted(used - set(card.labels))
-    if unknown:
-        raise _CardError(f"labels {unknown} are used but not listed in card.labels")
-    if not card.weights:
-        raise _CardError("card.weights must list at least one file")
-    return card
+    if unknown := sorted(used - set(card.labels)):
+        raise FieldError(f"labels {unknown} are used but not listed in card.labels")
+    lost = sorted(set(card.labels) - {label for region in regions for label in region.labels})
+    if card.postprocess.rules and lost:
+        raise FieldError(f"labels {lost} are in no region of card.postprocess.regions and would be lost")
+
+
+def _all_different(names: list[str], where: str) -> None:
+    folded = [name.casefold() for name in names]  # as file systems on Windows and macOS compare
+    for name in names:
+        if folded.count(name.casefold()) > 1:
+            raise FieldError(f"{where}: the name {name!r} is used twice")

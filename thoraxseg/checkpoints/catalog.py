@@ -38,7 +38,8 @@ def home() -> Path:
 def list_cards() -> dict[str, Card]:
     """Return the cards that come with ThoraxSeg and those in the user's folder, by name.
 
-    Raises CheckpointError for a card in the user's folder that is damaged or takes a name already in use.
+    A user's card lies in `checkpoints/NAME/card.json`. Raises CheckpointError for one that is damaged, lies
+    in a folder of another name, or takes a name already in use.
     """
     cards = {card.name: card for card in map(read_card, sorted(_BUNDLED_CARDS.glob("*.json")))}
     for path in sorted((home() / "checkpoints").glob(f"*/{CARD_FILE}")):
@@ -46,6 +47,11 @@ def list_cards() -> dict[str, Card]:
         if card.name in cards:
             raise CheckpointError(
                 f"{path}: the name {card.name!r} belongs to another checkpoint; rename this one."
+            )
+        if card.name != path.parent.name or card.source.kind == "bundled":
+            raise CheckpointError(
+                f"{path}: expected a card of source kind 'local' or 'python-package' in a folder named "
+                f"{card.name!r}; rename the folder or correct the card."
             )
         cards[card.name] = card
     return cards
@@ -95,10 +101,7 @@ def verify(path: Path, file: CardFile, card: Card) -> None:
         raise CheckpointError(
             f"checkpoint {card.name}: its file {file.name} is not on this machine. {remedy}"
         )
-    try:
-        digest = sha256_file(path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: the weights cannot be read: {error.strerror or error}.") from error
+    digest = _digest(path)
     if digest != file.sha256:
         raise CheckpointError(
             f"{path}: expected SHA-256 {file.sha256[:12]}... as on the card of {card.name}, got "
@@ -107,7 +110,7 @@ def verify(path: Path, file: CardFile, card: Card) -> None:
 
 
 def _recognized(path: Path, cards: dict[str, Card]) -> Checkpoint:
-    digest = sha256_file(path)
+    digest = _digest(path)
     for card in cards.values():
         if [file.sha256 for file in card.weights] == [digest]:
             return Checkpoint(card, (path,))
@@ -115,3 +118,10 @@ def _recognized(path: Path, cards: dict[str, Card]) -> Checkpoint:
         f"{path.name}: SHA-256 {digest[:12]}... is on no card of the catalog ({', '.join(sorted(cards))}). "
         f"Put a {CARD_FILE} that describes these weights beside them and give the folder."
     )
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: the weights cannot be read: {error.strerror or error}.") from error

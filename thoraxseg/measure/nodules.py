@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from thoraxseg.segmentation import Segmentation, neighborhood
-from thoraxseg.volume import to_ras, voxel_volume_mm3
+from thoraxseg.volume import ROUNDING, to_ras, voxel_volume_mm3
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def count_nodules(
     nodules = []
     for number, n in enumerate(order, start=1):
         volume = float(voxels[n] * voxel_mm3)
-        size = "small" if volume < small_below_mm3 else "large"
+        size = "small" if volume < small_below_mm3 * (1 - ROUNDING) else "large"
         place = tuple(float(x) for x in ras[n])
         nodules.append(Nodule(number, int(voxels[n]), volume, size, place))
     return NoduleCount(label, connectivity, small_below_mm3, tuple(nodules))

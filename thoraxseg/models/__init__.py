@@ -31,7 +31,7 @@ def build_network(name: str, arguments: Mapping[str, Any]) -> torch.nn.Module:
     module = _architecture(name)
     try:
         return module.build(**arguments).eval()
-    except TypeError as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(f"architecture {name!r} does not take {dict(arguments)}: {error}.") from error
 
 
@@ -43,19 +43,21 @@ def load_weights(network: torch.nn.Module, name: str, state: Mapping[str, torch.
     """
     import torch
 
+    given = len(state)
     state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
     rename = getattr(_architecture(name), "from_published", None)
     if rename is not None:
         state = rename(state)
     expected = network.state_dict()
-    problems = [f"missing {key}" for key in expected if key not in state]
+    problems = [f"{given - len(state)} tensors share a name with another one"] if len(state) < given else []
+    problems += [f"missing {key}" for key in expected if key not in state]
     problems += [f"unexpected {key}" for key in state if key not in expected]
     for key in expected.keys() & state.keys():
         if state[key].shape != expected[key].shape:
             problems.append(f"{key} is {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}")
         elif expected[key].is_floating_point() != state[key].is_floating_point():
             problems.append(f"{key} is {state[key].dtype}, expected {expected[key].dtype}")
-        elif state[key].is_floating_point() and not torch.isfinite(state[key]).all():
+        elif not torch.isfinite(state[key].to(expected[key].dtype)).all():
             problems.append(f"{key} holds NaN or infinite values")
     if problems:
         shown = "; ".join(sorted(problems)[:4]) + ("; ..." if len(problems) > 4 else "")

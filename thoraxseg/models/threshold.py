@@ -25,9 +25,9 @@ class Threshold(nn.Module):
     ) -> None:
         super().__init__()
         if len(centers) != len(widths) or window % 2 != 1 or dimensions not in (2, 3) or in_channels != 1:
-            raise TypeError("as many widths as centers, an odd window, 2 or 3 dimensions and 1 channel")
-        self.register_buffer("centers", torch.tensor(centers))
-        self.register_buffer("widths", torch.tensor(widths))
+            raise ValueError("as many widths as centers, an odd window, 2 or 3 dimensions and 1 channel")
+        self.register_buffer("centers", torch.tensor(centers, dtype=torch.float32))
+        self.register_buffer("widths", torch.tensor(widths, dtype=torch.float32))
         pool = (nn.AvgPool2d, nn.AvgPool3d)[dimensions - 2]
         self.smooth = pool(window, stride=1, padding=window // 2, count_include_pad=False)
         self.spatial = (1,) * dimensions

@@ -23,9 +23,9 @@ from thoraxseg.mrml.grids import (
     scene_of,
     to_vtk,
 )
-from thoraxseg.mrml.structures import SegmentFacts, structures_of, terminology_from_slicer
+from thoraxseg.mrml.structures import SegmentFacts, structures_of
 from thoraxseg.mrml.volumes import array_of, fill_image
-from thoraxseg.segmentation import Segmentation, Structure
+from thoraxseg.segmentation import Segmentation, Structure, Terminology
 
 logger = logging.getLogger(__name__)
 
@@ -204,7 +204,7 @@ def _facts(key: str, segment) -> SegmentFacts:
         id=key,
         name=segment.GetName() or key,
         color=tuple(segment.GetColor()),
-        terminology=terminology_from_slicer(_tag(segment, segment.GetTerminologyEntryTagName())),
+        terminology=Terminology.from_slicer(_tag(segment, segment.GetTerminologyEntryTagName())),
         label=int(label) if label.isdecimal() and 1 <= int(label) <= MAX_LABEL else None,
     )
 

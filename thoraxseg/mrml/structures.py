@@ -28,16 +28,6 @@ class SegmentFacts:
     """The label that `segmentation_to_node` noted on it; None for a segment made elsewhere."""
 
 
-def terminology_from_slicer(text: str) -> Terminology | None:
-    """Return the codes of a `TerminologyEntry` string, or None when it is empty or not of that form."""
-    parts = text.split("~")
-    codes = [part.split("^") for part in parts]
-    if len(parts) != 7 or any(len(codes[n]) != 3 for n in (1, 2, 3, 5, 6)):
-        return None
-    category, kind, modifier, region, region_modifier = (Code(*codes[n]) for n in (1, 2, 3, 5, 6))
-    return Terminology(category, kind, modifier, region, region_modifier)
-
-
 def structures_of(segments: Sequence[SegmentFacts]) -> list[Structure]:
     """Return one structure per segment, in their order, every key used once.
 

@@ -30,7 +30,9 @@ def open_ball(mask: np.ndarray, radius_voxels: float) -> np.ndarray:
     """Return the bool mask `(K, J, I)` opened with a ball: what is thinner than the ball, as vessels are, goes."""
     from scipy.ndimage import distance_transform_edt
 
-    core = distance_transform_edt(np.pad(mask, 1, mode="edge"))[1:-1, 1:-1, 1:-1] > radius_voxels
+    if mask.all():  # the distance to nothing is not defined
+        return mask.copy()
+    core = distance_transform_edt(mask) > radius_voxels
     if not core.any():
         return core
     return (distance_transform_edt(~core) <= radius_voxels) & mask

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from thoraxseg.checkpoints.card import Cleanup
+from thoraxseg.checkpoints import fields
+from thoraxseg.checkpoints.card import Cleanup, Step, step_parameters
 from thoraxseg.errors import CheckpointError
 from thoraxseg.postprocess.components import drop_border_components, drop_small_components
 from thoraxseg.postprocess.morphology import close_ball, close_slices, open_ball
 from thoraxseg.postprocess.slice_filter import keep_between_flat_ends
 from thoraxseg.postprocess.slice_sanity import drop_isolated_slices
 from thoraxseg.progress import Progress, each, silent
-from thoraxseg.volume import voxel_volume_mm3
+from thoraxseg.volume import ROUNDING, voxel_volume_mm3
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,8 @@ class Work:
     warnings: list[str] = field(default_factory=list)
 
 
-Rule = Callable[[Work, Mapping[str, Any]], None]
+Rule = Callable[..., None]
+"""Takes the work and its own parameters by keyword; changes the masks."""
 
 
 def clean_up(
@@ -42,22 +43,19 @@ def clean_up(
 
     `image` is what the network saw, on the same grid. Regions are written back in the plan's order, so
     that a later region wins. A plan without rules returns the labels as they are. Raises
-    CheckpointError for a rule or region the plan names and nobody knows.
+    CheckpointError as `check_plan` does.
     """
     if not plan.rules:
         return labels, []
+    rules = check_plan(plan)
     masks = {region.name: np.isin(labels, region.labels) for region in plan.regions}
     work = Work(masks, image, ijk_to_ras)
-    for rule in each(plan.rules, progress, "Cleaning up"):
-        if rule.name not in RULES:
-            raise CheckpointError(f"unknown clean-up rule {rule.name!r}; known are {', '.join(RULES)}.")
-        named = [rule.parameters[key] for key in ("region", "inside") if key in rule.parameters]
-        if any(name not in masks for name in named):
-            raise CheckpointError(f"clean-up rule {rule.name!r} names {named}, regions are {sorted(masks)}.")
-        before = {name: int(mask.sum()) for name, mask in work.masks.items()}
-        RULES[rule.name](work, rule.parameters)
-        after = {name: int(mask.sum()) for name, mask in work.masks.items()}
-        logger.info("%s: voxels %s -> %s", rule.name, before, after)
+    before = _sizes(work)
+    for rule, step in zip(rules, each(plan.rules, progress, "Cleaning up"), strict=True):
+        rule(work)
+        after = _sizes(work)
+        logger.info("%s: voxels %s -> %s", step.name, before, after)
+        before = after
     cleaned = np.zeros_like(labels)
     for region in plan.regions:
         cleaned[work.masks[region.name]] = region.write
@@ -69,8 +67,36 @@ def clean_up(
     return cleaned, work.warnings
 
 
-def _trim_flat_end_slices(work: Work, parameters: Mapping[str, Any]) -> None:
-    keep = keep_between_flat_ends(work.image, parameters["sigma_px"], parameters["min_mean"])
+def check_plan(plan: Cleanup) -> list[Callable[[Work], None]]:
+    """Return the rules of a plan, ready to run.
+
+    Raises CheckpointError for a rule, region or parameter that the plan names and nobody knows, so that
+    a wrong card can be refused before long work starts.
+    """
+    return [_bound(step, plan) for step in plan.rules]
+
+
+def _bound(step: Step, plan: Cleanup) -> Callable[[Work], None]:
+    if step.name not in RULES:
+        raise CheckpointError(f"unknown clean-up rule {step.name!r}; known are {', '.join(RULES)}.")
+    rule, parsers = RULES[step.name]
+    region = fields.one_of(*(region.name for region in plan.regions))
+    return partial(
+        rule, **step_parameters(step, {k: region if p is _REGION else p for k, p in parsers.items()})
+    )
+
+
+def _sizes(work: Work) -> dict[str, int]:
+    return {name: int(np.count_nonzero(mask)) for name, mask in work.masks.items()}
+
+
+def _trim_flat_end_slices(work: Work, sigma_px: float, min_mean: float) -> None:
+    if work.image.min() < -ROUNDING or work.image.max() > 1 + 1e-6:
+        raise CheckpointError(
+            f"clean-up rule 'trim_flat_end_slices' expects an image in 0 to 1, got {work.image.min():g} to "
+            f"{work.image.max():g}: the card must scale it before."
+        )
+    keep = keep_between_flat_ends(work.image, sigma_px, min_mean)
     if not keep.any():
         work.warnings.append(
             "The slice filter (Laplacian of Gaussian) found no slice with an edge and trimmed the whole stack: "
@@ -83,33 +109,49 @@ def _trim_flat_end_slices(work: Work, parameters: Mapping[str, Any]) -> None:
 def _on_region(function: Callable[..., np.ndarray]) -> Rule:
     """Make a rule of a function mask -> mask; the rule's other parameters are the function's keywords."""
 
-    def rule(work: Work, parameters: Mapping[str, Any]) -> None:
-        keywords = {key: value for key, value in parameters.items() if key != "region"}
-        work.masks[parameters["region"]] = function(work.masks[parameters["region"]], **keywords)
+    def rule(work: Work, region: str, **parameters: float) -> None:
+        work.masks[region] = function(work.masks[region], **parameters)
 
     return rule
 
 
-def _drop_small_components_mm3(work: Work, parameters: Mapping[str, Any]) -> None:
-    voxels = int(np.ceil(parameters["min_volume_mm3"] / voxel_volume_mm3(work.ijk_to_ras)))
-    region = parameters["region"]
-    work.masks[region] = drop_small_components(work.masks[region], voxels, parameters["connectivity"])
+def _drop_small_components_mm3(work: Work, region: str, min_volume_mm3: float, connectivity: int) -> None:
+    # A component of exactly the limit stays, whatever the last bit of the division says.
+    voxels = int(np.ceil(min_volume_mm3 / voxel_volume_mm3(work.ijk_to_ras) * (1 - ROUNDING)))
+    work.masks[region] = drop_small_components(work.masks[region], voxels, connectivity)
 
 
-def _keep_inside_closed(work: Work, parameters: Mapping[str, Any]) -> None:
+def _keep_inside_closed(work: Work, region: str, inside: str, radius_voxels: float) -> None:
     """Keep of a region what lies inside another region after its holes up to a radius are closed."""
-    host = close_ball(work.masks[parameters["inside"]], parameters["radius_voxels"])
-    work.masks[parameters["region"]] = work.masks[parameters["region"]] & host
+    work.masks[region] = work.masks[region] & close_ball(work.masks[inside], radius_voxels)
 
 
-RULES: dict[str, Rule] = {
-    "trim_flat_end_slices": _trim_flat_end_slices,
-    "drop_isolated_slices": _on_region(drop_isolated_slices),
-    "drop_small_blobs_in_slices": _on_region(partial(drop_small_components, in_slices=True, connectivity=26)),
-    "drop_small_components": _drop_small_components_mm3,
-    "drop_border_components": _on_region(drop_border_components),
-    "close_slices": _on_region(close_slices),
-    "keep_inside_closed": _keep_inside_closed,
-    "open_ball": _on_region(open_ball),
+_REGION = fields.name
+"""Stands for the name of one of the plan's regions."""
+
+RULES: dict[str, tuple[Rule, dict[str, fields.Parser]]] = {
+    "trim_flat_end_slices": (
+        _trim_flat_end_slices,
+        {"sigma_px": fields.positive, "min_mean": fields.positive},
+    ),
+    "drop_isolated_slices": (
+        _on_region(drop_isolated_slices),
+        {"region": _REGION, "min_area_px": fields.size},
+    ),
+    "drop_small_blobs_in_slices": (
+        _on_region(partial(drop_small_components, in_slices=True, connectivity=26)),
+        {"region": _REGION, "min_size_px": fields.size},
+    ),
+    "drop_small_components": (
+        _drop_small_components_mm3,
+        {"region": _REGION, "min_volume_mm3": fields.positive, "connectivity": fields.one_of(6, 18, 26)},
+    ),
+    "drop_border_components": (_on_region(drop_border_components), {"region": _REGION}),
+    "close_slices": (_on_region(close_slices), {"region": _REGION}),
+    "keep_inside_closed": (
+        _keep_inside_closed,
+        {"region": _REGION, "inside": _REGION, "radius_voxels": fields.positive},
+    ),
+    "open_ball": (_on_region(open_ball), {"region": _REGION, "radius_voxels": fields.positive}),
 }
-"""What a card's clean-up may name."""
+"""What a card's clean-up may name, and the parameters each rule must have."""

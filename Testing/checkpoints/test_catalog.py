@@ -1,0 +1,162 @@
+"""A name, a folder, a card or a weights file finds the checkpoint; its files have the digests of the card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import thoraxseg.checkpoints
+from thoraxseg.checkpoints import home, is_installed, list_cards, open_checkpoint, read_card, sample_path
+from thoraxseg.errors import CheckpointError
+
+BUNDLED = Path(thoraxseg.checkpoints.__file__).parent
+STAND_IN = BUNDLED / "weights_bundled" / "phantom-threshold.safetensors"
+pytestmark = pytest.mark.usefixtures("empty_home")
+
+
+@pytest.fixture
+def lab(card_json, tmp_path):
+    """Make a user's checkpoint `lab-model` in a folder: card and weights."""
+
+    def make(folder=tmp_path / "lab-model", **changes):
+        card_json.update(
+            {"name": "lab-model", "source": {"kind": "local", "requirement": "", "archive_sha256": ""}}
+            | changes
+        )
+        folder.mkdir(parents=True)
+        shutil.copy(STAND_IN, folder)
+        (folder / "card.json").write_text(json.dumps(card_json), encoding="utf-8")
+        return folder
+
+    return make
+
+
+def test_the_catalog_lists_the_cards_that_come_with_thoraxseg():
+    assert {"deepmeta-mouse-mri", "phantom-threshold"} <= set(list_cards())
+
+
+@pytest.mark.parametrize("path", sorted((BUNDLED / "cards").glob("*.json")), ids=lambda path: path.stem)
+def test_a_card_of_ours_says_where_it_comes_from_and_what_it_was_validated_on(path):
+    card = read_card(path)
+    assert card.license and card.citation and card.validation and card.description
+
+
+def test_the_home_is_where_the_variable_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("THORAXSEG_HOME", str(tmp_path / "elsewhere"))
+    assert home() == tmp_path / "elsewhere"
+    monkeypatch.delenv("THORAXSEG_HOME")
+    assert home().is_absolute() and "thoraxseg" in str(home())
+
+
+def test_a_name_opens_the_bundled_checkpoint():
+    checkpoint = open_checkpoint("phantom-threshold")
+    assert checkpoint.card.name == "phantom-threshold"
+    assert [path.name for path in checkpoint.weights] == ["phantom-threshold.safetensors"]
+
+
+@pytest.mark.parametrize("way", ["folder", "card", "text"])
+def test_a_folder_or_its_card_opens_the_checkpoint_in_it(lab, way):
+    folder = lab()
+    given = {"folder": folder, "card": folder / "card.json", "text": str(folder)}[way]
+    checkpoint = open_checkpoint(given)
+    assert checkpoint.card.name == "lab-model"
+    assert checkpoint.weights == (folder / STAND_IN.name,)
+
+
+def test_a_checkpoint_in_the_users_folder_opens_by_name(lab, empty_home):
+    folder = lab(empty_home / "checkpoints" / "lab-model")
+    assert open_checkpoint("lab-model").weights[0].parent == folder
+    assert is_installed(open_checkpoint("lab-model").card)
+
+
+def test_a_weights_file_is_recognized_by_its_content(tmp_path):
+    path = tmp_path / "renamed.bin"
+    shutil.copy(STAND_IN, path)
+    checkpoint = open_checkpoint(path)
+    assert (checkpoint.card.name, checkpoint.weights) == ("phantom-threshold", (path,))
+
+
+def test_an_unknown_weights_file_is_refused_with_its_digest(tmp_path):
+    path = tmp_path / "model.pth"
+    path.write_bytes(b"abc")
+    digest = hashlib.sha256(b"abc").hexdigest()
+    with pytest.raises(CheckpointError, match=rf"model\.pth: SHA-256 {digest[:12]}.*on no card.*card\.json"):
+        open_checkpoint(path)
+
+
+def test_an_unknown_name_lists_the_known_ones_and_hints_at_the_closest():
+    with pytest.raises(CheckpointError, match=r"phantom-threshold.*Did you mean deepmeta-mouse-mri\?"):
+        open_checkpoint("deepmeta-mouse")
+
+
+def test_a_name_unlike_any_other_gets_no_hint():
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint("zzz")
+    assert "Did you mean" not in str(caught.value)
+
+
+def test_weights_that_are_another_file_are_refused_with_both_digests(lab):
+    folder = lab()
+    (folder / STAND_IN.name).write_bytes(b"other")
+    expected, got = (hashlib.sha256(c).hexdigest()[:12] for c in (STAND_IN.read_bytes(), b"other"))
+    with pytest.raises(CheckpointError, match=rf"expected SHA-256 {expected}.*got {got}"):
+        open_checkpoint(folder)
+
+
+def test_missing_weights_say_how_to_get_them(lab):
+    folder = lab()
+    (folder / STAND_IN.name).unlink()
+    with pytest.raises(CheckpointError, match=r"not on this machine\. Put it beside its card"):
+        open_checkpoint(folder)
+    with pytest.raises(CheckpointError, match="Run 'thoraxseg checkpoints install deepmeta-mouse-mri'"):
+        open_checkpoint("deepmeta-mouse-mri")
+
+
+def test_a_folder_without_a_card_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"card\.json: the card cannot be read"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_users_card_cannot_take_the_name_of_another(lab, empty_home):
+    lab(empty_home / "checkpoints" / "phantom-threshold", name="phantom-threshold")
+    with pytest.raises(CheckpointError, match="'phantom-threshold' belongs to another checkpoint"):
+        list_cards()
+
+
+def test_a_users_card_in_a_folder_of_another_name_is_refused_with_the_name_it_needs(lab, empty_home):
+    lab(empty_home / "checkpoints" / "other")
+    with pytest.raises(CheckpointError, match="in a folder named 'lab-model'"):
+        list_cards()
+
+
+def test_a_users_card_cannot_claim_to_be_bundled(lab, empty_home):
+    source = {"kind": "bundled", "requirement": "", "archive_sha256": ""}
+    lab(empty_home / "checkpoints" / "lab-model", source=source)
+    with pytest.raises(CheckpointError, match="source kind 'local'"):
+        list_cards()
+
+
+def test_a_damaged_card_in_the_users_folder_is_named(lab, empty_home):
+    folder = lab(empty_home / "checkpoints" / "lab-model")
+    (folder / "card.json").write_text("{")
+    with pytest.raises(CheckpointError, match="lab-model"):
+        open_checkpoint("phantom-threshold")
+
+
+def test_a_damaged_sample_is_not_given_out(card_json, a_card, empty_home):
+    digest = hashlib.sha256(b"mouse").hexdigest()
+    sample = {"name": "mouse.tif", "member": "", "sha256": digest, "size_bytes": 5}
+    source = {"kind": "local", "requirement": "", "archive_sha256": ""}
+    card = a_card({"samples": [sample], "source": source})
+    folder = empty_home / "checkpoints" / card.name
+    folder.mkdir(parents=True)
+    (folder / "mouse.tif").write_bytes(b"mouse")
+    assert sample_path(card, "mouse.tif") == folder / "mouse.tif"
+    (folder / "mouse.tif").write_bytes(b"house")
+    for name in ("mouse.tif", "other.tif"):
+        with pytest.raises(CheckpointError, match=name):
+            sample_path(card, name)
