@@ -9,8 +9,9 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,32 @@ from typing import Any
 import click
 
 from thoraxseg import __version__
-from thoraxseg.errors import EXIT_STATUS, OptionError, ThoraxSegError
+from thoraxseg.errors import EXIT_STATUS, ThoraxSegError
 from thoraxseg.options import SegmentOptions, parse_spacing
 from thoraxseg.progress import Cancelled, Progress
 
 STATUS_HELP = "\b\nExit status:\n" + "\n".join(f"  {n:>3}  {text}" for n, text in EXIT_STATUS.items())
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class _Text(click.ParamType):
+    """Text that is not empty: an unset variable in a script must not stand for this folder or a default."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value).strip():
+            self.fail("expected a name or path with at least one character, got an empty one.", param, ctx)
+        return value
+
+
+class _Place(_Text):
+    """Text that is a path, whether there is something or not: the engine's errors say more than click's."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return Path(super().convert(value, param, ctx))
 
 
 @click.group(context_settings=CONTEXT, epilog=STATUS_HELP)
@@ -80,8 +101,8 @@ json_flag = click.option("--json", "as_json", is_flag=True, help="Print the reco
 @click.option(
     "-o",
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("thoraxseg-demo"),
+    type=_Place(),
+    default="thoraxseg-demo",
     show_default=True,
     help="Folder for the results.",
 )
@@ -108,18 +129,18 @@ def demo(output: Path, offline: bool, options: SegmentOptions, as_json: bool) ->
 
 
 @app.command()
-@click.argument("image", metavar="INPUT", type=click.Path(path_type=Path))
+@click.argument("image", metavar="INPUT", type=_Place())
 @click.option(
-    "-c", "--checkpoint", required=True, help="Name from 'thoraxseg checkpoints list', or a path to one."
-)
-@click.option(
-    "-o",
-    "--output",
+    "-c",
+    "--checkpoint",
     required=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for the results; made if it does not exist.",
+    type=_Text(),
+    help="Name from 'thoraxseg checkpoints list', or a path to one.",
 )
-@click.option("--name", help="Name of the case in file names.  [default: from INPUT]")
+@click.option(
+    "-o", "--output", required=True, type=_Place(), help="Folder for the results; made if it does not exist."
+)
+@click.option("--name", type=_Text(), help="Name of the case in file names.  [default: from INPUT]")
 @click.option(
     "--spacing",
     metavar="MM",
@@ -145,14 +166,12 @@ def segment(
 
     \b
     Example:
-      thoraxseg segment mouse.nrrd --checkpoint deepmeta-mouse-mri --output results
+      thoraxseg segment mouse.nrrd -c deepmeta-mouse-mri -o results
     """  # noqa: D301 - click wants the control character
     from thoraxseg.checkpoints import open_checkpoint
     from thoraxseg.pipeline import segment_file
 
     spacing_mm = parse_spacing(spacing) if spacing is not None else None
-    if name is not None and not name.strip():
-        raise OptionError("--name: expected a name with at least one character, got an empty one.")
     opened = open_checkpoint(checkpoint)
     with progress_bar() as progress:
         record = segment_file(image, opened, output, options, name, spacing_mm, progress)
@@ -186,7 +205,7 @@ def list_checkpoints(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
-    table = _table("Name", "For", "Structures", "License", "On this machine")
+    table = _table("Name", "For", "Structures", "License", "Installed")
     for row in rows:
         where = "yes" if row["installed"] else "no"
         use = f"{row['species']} {row['modality']}"
@@ -196,10 +215,10 @@ def list_checkpoints(as_json: bool) -> None:
 
 
 @checkpoints.command("install")
-@click.argument("name")
+@click.argument("name", type=_Text())
 @common
 def install_checkpoint(name: str) -> None:
-    """Fetch the weights of the checkpoint NAME once and verify them by SHA-256."""
+    """Fetch the checkpoint NAME once and verify it by SHA-256."""
     from thoraxseg.checkpoints import install, list_cards
     from thoraxseg.errors import CheckpointError
 
@@ -214,29 +233,33 @@ def install_checkpoint(name: str) -> None:
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     """Give a progress callable that draws a bar on a terminal and is silent elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda fraction, message: None
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda fraction, message: _stop_if_asked()
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = TextColumn("{task.description:<28}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %")
+    words = TextColumn("{task.description:<28}", markup=False)
+    columns = words, BarColumn(), TextColumn("{task.percentage:>3.0f} %")
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("Starting", total=1.0)
-        yield lambda fraction, message: bar.update(task, completed=fraction, description=message)
+
+        def show(fraction: float, message: str) -> None:
+            _stop_if_asked()
+            bar.update(task, completed=fraction, description=message)
+
+        yield show
 
 
 def _tell(record: dict[str, Any], folder: Path, as_json: bool) -> None:
     """Print a finished case: as JSON, or in words with the warnings last, where they are seen."""
     if as_json:
-        click.echo(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False))
+        click.echo(json.dumps(record, indent=2, allow_nan=False))
         return
-    from thoraxseg.report.page import format_volume
+    from thoraxseg.report import format_volume, printable
 
     console = _console()
-    console.print(
-        f"{record['case']} ({record['input']['name']})", style="bold", markup=False, highlight=False
-    )
+    console.print(f"{record['case']} ({record['input']['name']})", style="bold")
     table = _table("Structure", "Volume", "Voxels")
     for row in record["measurements"]["structures"]:
         table.add_row(row["name"], format_volume(row["volume_mm3"]), f"{row['voxels']:,}")
@@ -248,18 +271,18 @@ def _tell(record: dict[str, Any], folder: Path, as_json: bool) -> None:
         console.print(f"Tumors: {tumors['count']} ({sizes})")
     console.print(f"Time: {record['timings_s']['total']:.1f} s on {record['provenance']['device']}")
     for name in (*record["outputs_sha256"], f"{record['case']}.json"):
-        console.print(f"  {folder / name}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {printable(str(folder / name))}", soft_wrap=True)
     for note in record["notes"]:
-        console.print(f"Note: {note}", style="cyan", markup=False, highlight=False)
+        console.print(f"Note: {note}", style="cyan")
     for warning in record["warnings"]:
-        console.print(f"Please check: {warning}", style="yellow", markup=False, highlight=False)
+        console.print(f"Please check: {warning}", style="yellow")
     console.print(record["notice"], style="dim")
 
 
 def _console() -> Any:
     from rich.console import Console
 
-    return Console()
+    return Console(markup=False, emoji=False, highlight=False)  # file names are no mark-up
 
 
 def _table(*columns: str) -> Any:
@@ -273,58 +296,120 @@ def _table(*columns: str) -> Any:
     return table
 
 
+def _give_up_stdout() -> None:
+    """Send the rest of standard output nowhere, or Python complains about it at exit."""
+    with suppress(OSError, AttributeError):  # a stream that is no file, or none
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _set_up_logging(verbose: bool) -> None:
     # Warnings are part of a case's summary; without --verbose they need no second line on stderr.
     level = logging.INFO if verbose else logging.ERROR
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", force=True)
     logging.getLogger("thoraxseg").setLevel(level)
 
 
-class _Terminated(Cancelled):
-    """The process was asked to end (SIGTERM)."""
+class _Terminated(BaseException):
+    """The process was asked to end (SIGTERM); like KeyboardInterrupt, no `except Exception` stops it."""
 
 
-def _terminate(signum: int, frame: object) -> None:
-    raise _Terminated
+_STOPS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: _Terminated}
+_asked_to_stop: list[type[BaseException]] = []
+
+
+def _stop(signum: int, frame: object) -> None:
+    _asked_to_stop.append(_STOPS[signum])
+    raise _STOPS[signum]
+
+
+def _stopped(stop: type[BaseException]) -> tuple[str, int]:
+    word, status = ("terminated", 143) if stop is _Terminated else ("cancelled", 130)
+    return f"{word}; nothing was left half written.", status
+
+
+def _stop_if_asked() -> None:
+    """Stop again: Python ignores what is raised where a weak reference ends, and matplotlib has many."""
+    if _asked_to_stop:
+        raise _asked_to_stop[0]
+
+
+def _ignored(error: Any) -> None:
+    if not issubclass(error.exc_type, tuple(_STOPS.values())):
+        sys.__unraisablehook__(error)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the block, with everything half written removed."""
+    _asked_to_stop.clear()
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    # A shell that starts us in the background may have told us not to hear Ctrl-C.
+    heard = [number for number in _STOPS if signal.getsignal(number) is not signal.SIG_IGN]
+    hook, sys.unraisablehook = sys.unraisablehook, _ignored
+    before = {number: signal.signal(number, _stop) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        sys.unraisablehook = hook
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status; every error becomes one message on stderr."""
-    signal.signal(signal.SIGTERM, _terminate)
-    words = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed, as by `>&-`
+            stream.reconfigure(errors="replace")  # a terminal without superscripts shows mm?
+    words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words  # an error may come before click has read the flags
     try:
-        status = app.main(args=words, prog_name="thoraxseg", standalone_mode=False)
-        return status if isinstance(status, int) else 0
+        # Not app.main: it would turn EOFError into a cancel, and a closed pipe into a defect.
+        with _ended_by_signals(), app.make_context("thoraxseg", words) as context:
+            app.invoke(context)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        return 0
+    except click.exceptions.Exit as end:
+        return end.exit_code
     except ThoraxSegError as error:
         return _fail(str(error), error.exit_status, debug)
     except click.ClickException as error:
         error.show(sys.stderr)
         return error.exit_code
-    except _Terminated:
-        return _fail("terminated; nothing was left half written.", 143, False)
-    except (KeyboardInterrupt, click.Abort, Cancelled):
-        return _fail("cancelled; nothing was left half written.", 130, False)
-    except BrokenPipeError:
-        # The reader of a pipe went away, as `head` does; keep Python from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (*_STOPS.values(), Cancelled) as stop:
+        return _fail(*_stopped(type(stop)), debug=False)
+    except (
+        BrokenPipeError,
+        SystemExit,
+    ):  # the reader went away, as `head` does; rich turns the one into the other
+        _give_up_stdout()
         return 0
-    except MemoryError:
-        return _fail(
-            "out of memory: expected enough RAM for this image; close programs or crop it.", 1, debug
+    except OSError as error:
+        _give_up_stdout()
+        text = (
+            f"{error.filename or 'standard output'}: cannot be read or written: {error.strerror or error}. "
         )
+        return _fail(text + "Check the path and the disk; result files that are there are whole.", 5, debug)
+    except MemoryError:
+        text = "out of memory: expected enough RAM for this image; close programs or crop it."
+        return _fail(text, 1, debug)
     except Exception as error:
         text = f"unexpected {type(error).__name__}: {error}. This is a defect; run again with --debug and report it."
         return _fail(text, 1, debug)
 
 
 def _fail(message: str, status: int, debug: bool) -> int:
+    from thoraxseg.report.words import printable
+
+    if _asked_to_stop:  # libraries turn a stop into errors of their own
+        message, status = _stopped(_asked_to_stop[0])
     if debug:
         import traceback
 
         traceback.print_exc()
-    clean = "".join(c if c.isprintable() else " " for c in message)
-    click.echo(f"Error: {clean}", err=True)
+    click.echo(f"Error: {printable(' '.join(message.split()))}", err=True)
     return status
 
 

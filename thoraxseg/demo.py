@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from thoraxseg.checkpoints import install, is_installed, list_cards, open_checkpoint, sample_path
+from thoraxseg.files import check_writable
 from thoraxseg.options import SegmentOptions
 from thoraxseg.pipeline import segment, segment_file, write_case
 from thoraxseg.progress import Progress, part, silent
@@ -29,6 +30,7 @@ def run_demo(
     fetches nothing: without the cached package a phantom and a stand-in network take their place, and
     the record's warnings say so. Raises DownloadError when something has to be fetched and cannot be.
     """
+    check_writable(folder)
     card = list_cards()[REAL_CHECKPOINT]
     if offline and not is_installed(card):
         return _phantom_demo(folder, options, progress)

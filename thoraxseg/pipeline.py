@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,6 +60,9 @@ def segment(
     options = options or SegmentOptions()
     card = checkpoint.card
     clock = Stopwatch()
+    plan = card.postprocess if options.postprocess is Postprocess.CHECKPOINT else None
+    if plan is not None:
+        postprocess.check_plan(plan)  # a wrong rule is said now, not after minutes of inference
     warnings = precheck.check_input(volume, card)
     with clock("preprocess"):
         prepared = preprocess.prepare(volume, card, options.contrast, part(progress, 0.0, 0.1))
@@ -70,7 +74,6 @@ def segment(
         probabilities = predictor.probabilities(prepared.image, part(progress, 0.15, 0.85))
         labels = probabilities.argmax(axis=0).astype(np.uint8)
     with clock("postprocess"):
-        plan = card.postprocess if options.postprocess is Postprocess.CHECKPOINT else None
         if plan is not None:
             span = part(progress, 0.85, 0.95)
             labels, said = postprocess.clean_up(labels, prepared.image, prepared.ijk_to_ras, plan, span)
@@ -116,21 +119,24 @@ def segment_file(
     `spacing_mm` (slice, row, column) is for stacks that state none; without it the card's is assumed,
     and said. The case is called `name`, else after the file. Raises what `segment` and `write_case` raise.
     """
-    path, clock = Path(path), Stopwatch()
-    check_writable(folder)
+    path, folder, clock = Path(path), Path(folder), Stopwatch()
     with clock("read"):
         progress(0.0, "Reading the image")
         volume = read_volume(path, _stack_geometry(checkpoint.card, spacing_mm), spacing_mm is not None)
         digest = hash_input(path)
-    _refuse_other_input(Path(folder) / f"{safe_name(name or case_name(path))}.json", digest)
+    # The bytes of a name are the same everywhere; their letters depend on the locale.
+    name = os.fsencode(name or case_name(path)).decode("utf-8", "surrogateescape")
+    check_writable(folder)
+    _refuse_the_input(path, folder, safe_name(name))
+    _earlier_outputs(folder, safe_name(name), digest)
     result = segment(volume, checkpoint, options, part(progress, 0.02, 0.85))
     result.provenance["timings_s"] = {**clock.seconds, **result.provenance["timings_s"]}
-    return write_case(result, folder, name or case_name(path), digest, part(progress, 0.85, 1.0))
+    return write_case(result, folder, name, digest, part(progress, 0.85, 1.0))
 
 
 def case_name(path: Path) -> str:
-    """Return the name of an image file or folder without its known endings."""
-    name = Path(path).resolve().name
+    """Return the name of an image file or folder without its known endings; a link gives its own name."""
+    name = Path(os.path.abspath(path)).name  # noqa: PTH100 - Path.resolve would follow links
     for ending in (".seg.nrrd", ".nii.gz", ".ome.tif", ".ome.tiff"):
         if name.lower().endswith(ending):
             return name[: -len(ending)]
@@ -160,33 +166,37 @@ def write_case(
     An image that states no geometry is written too, as `NAME_image.nrrd` with the geometry that was
     assumed: without it no viewer could lay the contours over it. `with_image` writes it in any case.
     All files appear whole, the JSON last, or none does. `name` becomes a safe file name. Raises
-    OutputError when the folder cannot be written, or already holds the result of another input.
+    OutputError when the folder cannot be written, already holds the result of another input, or a
+    segmentation that was edited since. Files of an earlier run that this one does not make are removed.
     """
-    folder, case = Path(folder), safe_name(name)
-    _refuse_other_input(folder / f"{case}.json", input_sha256)
-    clock = Stopwatch()
-    with publish_together(folder, marker=f"{case}.json") as scratch:
+    folder, case, clock = Path(folder), safe_name(name), Stopwatch()
+    earlier = _earlier_outputs(folder, case, input_sha256)
+    names = _output_names(case)
+    with publish_together(folder, marker=names["record"]) as scratch:
         with clock("write_volumes"):
             progress(0.0, "Writing the segmentation")
-            write_segmentation(scratch / f"{case}.seg.nrrd", result.segmentation)
+            write_segmentation(scratch / names["segmentation"], result.segmentation)
             if with_image or result.volume.geometry_assumed:
                 about = {"thoraxseg_geometry": "assumed" if result.volume.geometry_assumed else "stated"}
-                path = scratch / f"{case}_image.nrrd"
+                path = scratch / names["image"]
                 write_scalar_nrrd(path, result.volume.array, result.volume.ijk_to_ras, about)
             if result.uncertainty is not None:
-                fields = report.uncertainty_fields(len(result.segmentation.structures) + 1)
-                path = scratch / f"{case}_uncertainty.nrrd"
+                progress(0.1, "Writing the map of doubt")
+                fields = report.uncertainty_fields(max(result.segmentation.structures) + 1)
+                path = scratch / names["uncertainty"]
                 write_scalar_nrrd(path, result.uncertainty, result.volume.ijk_to_ras, fields)
         with clock("figures"):
             span = part(progress, 0.2, 0.9)
             pictures = report.draw(result.volume, result.segmentation, result.uncertainty, span)
         record = report.case_record(case, input_sha256, result, clock.seconds)
         progress(0.9, "Writing the report")
-        (scratch / f"{case}.html").write_text(report.render_page(record, pictures), encoding="utf-8")
+        (scratch / names["page"]).write_text(report.render_page(record, pictures), encoding="utf-8")
         record["outputs_sha256"] = {path.name: sha256_file(path) for path in sorted(scratch.iterdir())}
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
-        (scratch / f"{case}.json").write_text(text + "\n", encoding="utf-8")
-    progress(1.0, f"Wrote {case} into {folder}")
+        (scratch / names["record"]).write_text(text + "\n", encoding="utf-8")
+    record = json.loads(text)  # what readers of the file get, lists and all
+    _remove_stale(folder, earlier, record["outputs_sha256"])
+    progress(1.0, f"Wrote {case}")
     return record
 
 
@@ -251,19 +261,57 @@ def _absent(segmentation: Segmentation) -> list[str]:
     return [f"Not found in this image: {', '.join(missing)}."] if missing else []
 
 
-def _refuse_other_input(record_path: Path, input_sha256: str) -> None:
-    """Keep one case from overwriting another that happens to have the same name."""
+def _output_names(case: str) -> dict[str, str]:
+    """Return the names of all files that a case can have, by what they hold."""
+    endings = {"segmentation": ".seg.nrrd", "image": "_image.nrrd", "uncertainty": "_uncertainty.nrrd"}
+    return {what: case + ending for what, ending in {**endings, "page": ".html", "record": ".json"}.items()}
+
+
+def _refuse_the_input(path: Path, folder: Path, case: str) -> None:
+    """Keep a case from overwriting the very image it is made from."""
+    for goal in (folder / name for name in _output_names(case).values()):
+        if goal.exists() and goal.samefile(path):
+            raise OutputError(
+                f"{goal} is the input, and a result of case {case} would take its place. Choose another "
+                "--output or --name."
+            )
+
+
+def _earlier_outputs(folder: Path, case: str, input_sha256: str) -> dict[str, str]:
+    """Return name -> SHA-256 of the files that an earlier run on the same input wrote for this case.
+
+    Raises OutputError when the case is the result of another input, so that one animal does not
+    overwrite another, or when its segmentation was changed since, so that no correction by hand is lost.
+    """
+    names = _output_names(case)
+    path = folder / names["record"]
     try:
-        earlier = json.loads(record_path.read_text("utf-8"))["input"]["sha256"]
+        earlier = json.loads(path.read_text("utf-8"))
+        digest, outputs = earlier["input"]["sha256"], dict(earlier["outputs_sha256"])
     except FileNotFoundError:
-        return
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise OutputError(
-            f"{record_path} exists and is not a record of ThoraxSeg ({type(error).__name__}). Choose another "
+            f"{path} exists and is not a record of ThoraxSeg ({type(error).__name__}). Choose another "
             "--output or --name."
         ) from error
-    if earlier != input_sha256:
+    if digest != input_sha256:
         raise OutputError(
-            f"{record_path} is the result of another input (SHA-256 {str(earlier)[:12]}..., now "
+            f"{path} is the result of another input (SHA-256 {str(digest)[:12]}..., now "
             f"{input_sha256[:12]}...). Choose another --output or --name, or remove the old result."
         )
+    contours = folder / names["segmentation"]
+    if contours.is_file() and sha256_file(contours) != outputs.get(contours.name):
+        raise OutputError(
+            f"{contours} was changed after it was written, perhaps by hand, and would be overwritten. Choose "
+            "another --output or --name, or move it away."
+        )
+    return {name: outputs[name] for name in names.values() if name in outputs}
+
+
+def _remove_stale(folder: Path, earlier: dict[str, str], written: dict[str, str]) -> None:
+    """Remove files of an earlier run that the new one does not have: they belong to other options."""
+    for name, digest in earlier.items():
+        path = folder / name
+        if name not in written and path.is_file() and sha256_file(path) == digest:
+            path.unlink()

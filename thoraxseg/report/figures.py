@@ -5,15 +5,14 @@ Coronal slices as a radiologist hangs them: head up, the patient's right on the 
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from thoraxseg.progress import Progress, silent
-from thoraxseg.report.surfaces import draw_surfaces
+from thoraxseg.report.surfaces import BACKGROUND, TEXT, draw_surfaces, to_png
 from thoraxseg.segmentation import Segmentation
-from thoraxseg.volume import Volume, reorient
+from thoraxseg.volume import Volume, reorient, to_ras
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +23,9 @@ CORONAL = "LIA"
 COLUMNS, ROWS = 4, 3
 WIDTH_IN, FOOT_IN = 9.0, 0.5
 """Width of a figure and height of the strip below the slices, in inches."""
-BACKGROUND, TEXT = "#10151c", "#dfe6ee"
+SIDES = "R \N{LEFTWARDS ARROW} coronal \N{RIGHTWARDS ARROW} L"
+TALLEST_IN = 24.0
+"""An extremely long or thin image gets margins, not a figure that nobody can open."""
 DOUBT_VISIBLE = 0.05
 """Doubt below this fraction of its maximum is not painted, or it would veil the image."""
 
@@ -82,7 +83,7 @@ def _montage(
     rows = -(-len(slices) // COLUMNS)
     _, j_mm, i_mm = image.spacing_mm
     height, width = image.shape[1] * j_mm, image.shape[2] * i_mm
-    tall = WIDTH_IN / COLUMNS * rows * height / width
+    tall = min(max(WIDTH_IN / COLUMNS * rows * height / width, 1.0), TALLEST_IN)
     figure = Figure(figsize=(WIDTH_IN, tall + FOOT_IN), facecolor=BACKGROUND)
     foot = FOOT_IN / (tall + FOOT_IN)
     axes = figure.subplots(rows, COLUMNS, squeeze=False)
@@ -90,7 +91,7 @@ def _montage(
     low, high = np.percentile(shown, (0.5, 99.7))
     for axis in axes.flat:
         axis.set_axis_off()
-    classes = len(segmentation.structures) + 1
+    limit = float(np.log(max(segmentation.structures) + 1))  # the entropy of total doubt
     overlay = None
     for axis, k in zip(axes.flat, slices, strict=False):
         box = (0, width, height, 0)
@@ -98,19 +99,24 @@ def _montage(
         if doubt is None:
             _contour(axis, labels[k], segmentation, (j_mm, i_mm))
         else:
-            limit = float(np.log(classes))
             visible = np.ma.masked_less(doubt[k], DOUBT_VISIBLE * limit)
             overlay = axis.imshow(visible, cmap="inferno", vmin=0, vmax=limit, extent=box, alpha=0.85)
-        _caption(axis, f"slice {k}")
+        _caption(axis, _position(image, k))
     figure.subplots_adjust(0, foot, 1, 1, 0.01, 0.01)
     if overlay is None:
         _legend(figure, segmentation)
     else:
         _scale(figure, overlay, foot)
-    figure.text(
-        0.01, foot / 2, "R \N{LEFTWARDS ARROW} coronal \N{RIGHTWARDS ARROW} L", color=TEXT, va="center"
-    )
+    sides = "coronal, sides assumed" if image.geometry_assumed else SIDES
+    figure.text(0.01, foot / 2, sides, color=TEXT, va="center")
     return to_png(figure)
+
+
+def _position(image: Volume, k: int) -> str:
+    """Return where the center of slice k lies, in the words of 3D Slicer's coronal view, as `A 3.2 mm`."""
+    _, rows, columns = image.shape
+    front = to_ras(image.ijk_to_ras, np.array([[k, (rows - 1) / 2, (columns - 1) / 2]]))[0, 1]
+    return f"{'A' if front >= 0 else 'P'} {abs(front):.1f} mm"
 
 
 def _contour(
@@ -126,7 +132,10 @@ def _contour(
 
 
 def _caption(axis: Axes, text: str) -> None:
-    axis.text(0.02, 0.97, text, transform=axis.transAxes, color=TEXT, fontsize=9, va="top")
+    from matplotlib.patheffects import withStroke
+
+    rim = [withStroke(linewidth=2, foreground=BACKGROUND)]  # legible on bright images too
+    axis.text(0.02, 0.97, text, transform=axis.transAxes, color=TEXT, fontsize=9, va="top", path_effects=rim)
 
 
 def _legend(figure: Figure, segmentation: Segmentation) -> None:
@@ -144,12 +153,3 @@ def _scale(figure: Figure, overlay: object, foot: float) -> None:
     bar.set_label("entropy in nat (0 = certain)", color=TEXT, fontsize=8, labelpad=1)
     bar.ax.tick_params(colors=TEXT, labelsize=7, length=2)
     bar.outline.set_visible(False)
-
-
-def to_png(figure: Figure, dpi: int = 130) -> bytes:
-    """Return the figure as PNG bytes, the same for the same figure (no date inside)."""
-    buffer = io.BytesIO()
-    figure.savefig(
-        buffer, format="png", dpi=dpi, facecolor=figure.get_facecolor(), metadata={"Software": None}
-    )
-    return buffer.getvalue()

@@ -6,6 +6,8 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
+from thoraxseg.report.words import format_volume
+
 
 def render_page(record: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     """Return the report of one case as HTML without scripts or links to other files.
@@ -25,11 +27,3 @@ def render_page(record: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str
     environment.filters["words"] = lambda key: str(key).replace("_", " ")
     images = {name: base64.b64encode(png).decode("ascii") for name, png in pictures.items()}
     return environment.get_template("case.html.j2").render(record=record, pictures=images)
-
-
-def format_volume(volume_mm3: float) -> str:
-    """Return a volume for people: three significant digits, in cm3 from 10 cm3 up, with its unit."""
-    if volume_mm3 >= 10_000:
-        return f"{volume_mm3 / 1000:,.4g} cm\N{SUPERSCRIPT THREE}"
-    digits = 3 if volume_mm3 < 10 else 1
-    return f"{volume_mm3:,.{digits}f} mm\N{SUPERSCRIPT THREE}"

@@ -13,6 +13,7 @@ import numpy as np
 
 from thoraxseg import __version__
 from thoraxseg.checkpoints import Checkpoint
+from thoraxseg.report.words import printable
 from thoraxseg.volume import Volume
 
 RECORD_SCHEMA = 1
@@ -83,9 +84,13 @@ def case_record(
         "schema": RECORD_SCHEMA,
         "notice": RESEARCH_USE,
         "case": case,
-        "input": {"name": result.volume.name, "sha256": input_sha256, **source.pop("geometry")},
-        "warnings": list(result.warnings),
-        "notes": list(result.notes),
+        "input": {
+            "name": printable(result.volume.name),
+            "sha256": input_sha256,
+            **source.pop("geometry"),
+        },
+        "warnings": [printable(warning) for warning in result.warnings],
+        "notes": [printable(note) for note in result.notes],
         "measurements": result.measurements,
         "uncertainty": None if result.uncertainty is None else _describe(result),
         "timings_s": {**timings, "total": round(sum(timings.values()), 3)},
@@ -94,7 +99,7 @@ def case_record(
 
 
 def _describe(result: CaseResult) -> dict[str, Any]:
-    classes = len(result.measurements["structures"]) + 1
+    classes = 1 + max(structure["label"] for structure in result.measurements["structures"])
     return {
         "kind": "entropy of the class probabilities",
         "unit": "nat",

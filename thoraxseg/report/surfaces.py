@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from thoraxseg.segmentation import Segmentation
 from thoraxseg.volume import to_ras
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MAX_EDGE = 72
 """Voxels along the longest edge after thinning: enough for a picture, few enough triangles to draw quickly."""
 LIGHT = np.array([-0.3, 0.85, 0.45])
 """Direction to the lamp in RAS: in front of the animal, above, a little to its left."""
 SOLID = {"tumors", "heart", "spinal_cord"}
+SMALL_PARTS = {"tumors"}
+"""What may be a few voxels here and there: none of them may vanish in thinning and smoothing."""
 BACKGROUND, TEXT = "#10151c", "#dfe6ee"
-VIEWS = {"from the front (R on the left)": (8, 90), "from the left": (8, 180)}
-"""Elevation and azimuth of the camera in degrees; azimuth 90 looks from the front (RAS)."""
+VIEWS = {"from the front": (8, 90), "from the side": (8, 180)}
+"""Elevation and azimuth of the camera in degrees; azimuth 90 looks from the front, 180 from the left (RAS)."""
 
 
 def draw_surfaces(segmentation: Segmentation) -> bytes:
@@ -42,8 +48,15 @@ def draw_surfaces(segmentation: Segmentation) -> bytes:
         else:
             axis.text2D(0.5, 0.5, "nothing found", transform=axis.transAxes, color=TEXT, ha="center")
     figure.subplots_adjust(0, 0, 1, 1, 0, 0)
+    return to_png(figure)
+
+
+def to_png(figure: Figure, dpi: int = 130) -> bytes:
+    """Return the figure as PNG bytes, the same for the same figure (no version or date inside)."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, facecolor=BACKGROUND, metadata={"Software": None})
+    figure.savefig(
+        buffer, format="png", dpi=dpi, facecolor=figure.get_facecolor(), metadata={"Software": None}
+    )
     return buffer.getvalue()
 
 
@@ -51,7 +64,8 @@ def _scene(segmentation: Segmentation) -> tuple[np.ndarray, np.ndarray]:
     """Return triangles `(N, 3, 3)` in RAS mm and their lit colors `(N, 4)`."""
     triangles, colors = [np.zeros((0, 3, 3))], [np.zeros((0, 4))]
     for value, structure in segmentation.structures.items():
-        corners = _surface(segmentation.labels == value, segmentation.ijk_to_ras)
+        mask = segmentation.labels == value
+        corners = _surface(mask, segmentation.ijk_to_ras, structure.key in SMALL_PARTS)
         if len(corners) == 0:
             continue
         normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -65,9 +79,12 @@ def _scene(segmentation: Segmentation) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(triangles), np.concatenate(colors)
 
 
-def _surface(mask: np.ndarray, ijk_to_ras: np.ndarray) -> np.ndarray:
-    """Return the triangles `(N, 3, 3)` in RAS mm around a bool mask, empty for an empty mask."""
-    from scipy.ndimage import find_objects, gaussian_filter
+def _surface(mask: np.ndarray, ijk_to_ras: np.ndarray, keep_all: bool) -> np.ndarray:
+    """Return the triangles `(N, 3, 3)` in RAS mm around a bool mask, empty for an empty mask.
+
+    `keep_all` shows even a single voxel beside large parts, at the price of a rougher surface.
+    """
+    from scipy.ndimage import find_objects, gaussian_filter, maximum_filter
     from skimage.measure import marching_cubes
 
     boxes = find_objects(mask.astype(np.uint8))
@@ -75,10 +92,12 @@ def _surface(mask: np.ndarray, ijk_to_ras: np.ndarray) -> np.ndarray:
         return np.zeros((0, 3, 3))
     box = boxes[0]
     stride = max(1, -(-max(s.stop - s.start for s in box) // MAX_EDGE))
-    # The rim keeps a surface closed, and keeps small tumors from being blurred away at the border.
-    solid = np.pad(mask[box].astype(np.float32), 3)
+    rim = stride + 2  # keeps the surface closed
+    solid = np.pad(mask[box].astype(np.float32), rim)
     smooth = gaussian_filter(solid, 0.5 * stride + 0.3)
+    if keep_all:  # the filter lets every voxel reach a point that thinning looks at
+        smooth = np.maximum(smooth, 0.7 * maximum_filter(solid, stride))
     level = min(0.5, 0.5 * float(smooth.max()))
     vertices, faces, _, _ = marching_cubes(smooth, level, step_size=stride)
     start = np.array([s.start for s in box])
-    return to_ras(ijk_to_ras, vertices - 3 + start)[faces]
+    return to_ras(ijk_to_ras, vertices - rim + start)[faces]
