@@ -331,3 +331,25 @@ def test_a_safe_name_is_a_file_name_on_every_system(raw):
 @example(["a" * 100, "a" * 101, "a" * 80])
 def test_different_names_stay_different(raws):
     assert len({safe_name(raw) for raw in raws}) == len(raws)
+
+
+@posix
+def test_who_publishes_waits_until_another_process_is_done(tmp_path):
+    import fcntl
+
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom thoraxseg.files import publish_together\n"
+        "with publish_together(Path(sys.argv[1])) as scratch:\n"
+        "    (scratch / 'result').write_text('whole')\n"
+        "    print('written', flush=True)\n"
+    )
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    run = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    run.stdout.readline()
+    with pytest.raises(subprocess.TimeoutExpired):
+        run.wait(0.5)
+    assert not (tmp_path / "result").exists()
+    os.close(other)
+    assert run.wait(30) == 0
+    assert (tmp_path / "result").read_text() == "whole"

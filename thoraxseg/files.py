@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from thoraxseg.errors import OutputError, ThoraxSegError
@@ -58,7 +58,8 @@ def publish_together(folder: Path, marker: str | None = None) -> Iterator[Path]:
     try:
         try:
             yield scratch
-            _publish(scratch, folder, marker)
+            with _alone_in(folder):
+                _publish(scratch, folder, marker)
         except ThoraxSegError:
             raise
         except OSError as error:
@@ -109,6 +110,27 @@ def _new_scratch(folder: Path) -> Path:
             f"{folder}: expected a folder that can be written, got: {error.strerror or error}. "
             "Choose another output folder or change its permissions."
         ) from error
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes from publishing into `folder` meanwhile, or two runs would mix their files.
+
+    The system ends the lock with the process, so none is ever left behind. Windows cannot lock a
+    folder, and some network disks cannot either: there the few milliseconds stay unguarded.
+    """
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _flush(path: Path) -> None:
