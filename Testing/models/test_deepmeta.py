@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.nn.functional import interpolate, max_pool2d
 
+from thoraxseg.errors import CheckpointError
 from thoraxseg.models import build_network, deepmeta
+from thoraxseg.models.deepmeta import from_published, recognize
 
 # Decoder node: encoder levels with their max-pool factor, then lower nodes with their upsampling factor.
 TABLE = [
@@ -177,3 +179,17 @@ def test_the_published_weights_fit_strictly(deepmeta_home, monkeypatch):
     state = read_weights(open_checkpoint("deepmeta-mouse-mri").weights[0])
     assert len(state) == 168
     load_weights(build_network("deepmeta", {"classes": 3}), "deepmeta", state)
+
+
+def test_two_tensors_with_one_name_are_refused():
+    state = build_network("deepmeta", {}).state_dict()
+    state["bridge.conv.double_conv.0.depthwise.weight"] = state["bridge.0.depthwise.weight"]
+    with pytest.raises(CheckpointError, match=r"two tensors for bridge\.0\.depthwise\.weight"):
+        from_published(state)
+    assert recognize(state) is None
+
+
+@pytest.mark.parametrize("arguments", [{}, {"classes": 2}, {"in_channels": 2, "filters": 4}], ids=str)
+def test_its_arguments_are_read_from_the_tensors(arguments):
+    state = build_network("deepmeta", arguments).state_dict()
+    assert recognize(state) == {"in_channels": 1, "classes": 3, "filters": 16} | arguments

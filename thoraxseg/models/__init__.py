@@ -45,11 +45,12 @@ def load_weights(network: torch.nn.Module, name: str, state: Mapping[str, torch.
 
     given = len(state)
     state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
+    shared = given - len(state)
     rename = getattr(_architecture(name), "from_published", None)
     if rename is not None:
         state = rename(state)
     expected = network.state_dict()
-    problems = [f"{given - len(state)} tensors share a name with another one"] if len(state) < given else []
+    problems = [f"{shared} tensors share a name with another one"] if shared else []
     problems += [f"missing {key}" for key in expected if key not in state]
     problems += [f"unexpected {key}" for key in state if key not in expected]
     for key in expected.keys() & state.keys():

@@ -7,11 +7,14 @@ convolutions; the published weights only make sense with padding, so convolution
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
+
+from thoraxseg.errors import CheckpointError
+from thoraxseg.models.unet import confirmed, renamed, without_prefix
 
 BRANCH = 32
 """Channels that every branch contributes to a decoder node; five branches meet in each."""
@@ -126,12 +129,22 @@ _PUBLISHED = (
 
 
 def from_published(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors of a published DeepMeta file under the names of this network."""
-    renamed = {}
-    for key, tensor in state.items():
-        for pattern, name in _PUBLISHED:
-            key, hits = re.subn(pattern, name, key)
-            if hits:
-                break
-        renamed[key] = tensor
-    return renamed
+    """Return the tensors of a published DeepMeta file under the names of this network.
+
+    Raises CheckpointError when two tensors get one name.
+    """
+    return renamed(state, _PUBLISHED)
+
+
+def recognize(state: Mapping[str, torch.Tensor]) -> dict[str, Any] | None:
+    """Return the arguments of `build` that fit the tensors, published or own names, or None for another network."""
+    try:
+        own = from_published(without_prefix(state))
+    except CheckpointError:
+        return None
+    return confirmed(build, _arguments_of, own)
+
+
+def _arguments_of(own: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    first, last = own["encoder.0.0.pointwise.weight"], own["output.pointwise.weight"]
+    return {"in_channels": first.shape[1], "classes": last.shape[0], "filters": first.shape[0]}
