@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from thoraxseg.errors import InputError
 from thoraxseg.precheck import check_input, check_prepared
 from thoraxseg.volume import Volume, geometry_from_spacing
 
@@ -69,10 +70,23 @@ def test_a_model_that_cannot_tell_sides_says_so_where_sides_are_guessed_or_named
     guessed = Volume(image().array, image().ijk_to_ras, geometry_assumed=True)
     (warning,) = check_input(guessed, card_of(side_known=False))
     assert "Left and right are a guess" in warning
-    assert check_input(guessed, card_of(side_known=True)) == []
+    (warning,) = check_input(guessed, card_of(side_known=True))
+    assert "1 x 2 x 3 mm" in warning and "check the scale and the sides" in warning and "guess" not in warning
     sided = {"labels": {"1": "left_lung", "2": "right_lung"}, "input.side_known": False}
     (warning,) = check_input(image(), a_card(sided))
     assert "cannot tell left from right" in warning
+
+
+@pytest.mark.parametrize("factor", [0.001, 0.099, 10.1, 25])
+def test_a_scale_that_is_another_unit_or_species_is_refused(card_of, factor):
+    with pytest.raises(InputError, match="Is the unit wrong, or the species"):
+        check_input(image(tuple(factor * s for s in (1, 2, 3))), card_of())
+
+
+@pytest.mark.parametrize("factor", [0.101, 9.9])
+def test_a_scale_that_could_be_meant_is_warned_of(card_of, factor):
+    (warning,) = check_input(image(tuple(factor * s for s in (1, 2, 3))), card_of())
+    assert "not what" in warning
 
 
 @pytest.mark.parametrize(

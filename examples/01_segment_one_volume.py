@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from thoraxseg import open_checkpoint, read_volume, segment, write_case
+from thoraxseg.io import hash_input
 from thoraxseg.phantoms import mouse_mri
 
 
@@ -18,9 +19,13 @@ def show(fraction: float, message: str) -> None:
 
 
 if len(sys.argv) == 3:
-    volume, checkpoint = read_volume(Path(sys.argv[1])), open_checkpoint(sys.argv[2])
+    path, checkpoint = Path(sys.argv[1]), open_checkpoint(sys.argv[2])
+    volume, source = read_volume(path), hash_input(path)
+elif len(sys.argv) == 1:
+    print("No image given: this is a phantom, a computed mouse.")
+    volume, checkpoint, source = mouse_mri(seed=1).volume, open_checkpoint("phantom-threshold"), "phantom"
 else:
-    volume, checkpoint = mouse_mri(seed=1).volume, open_checkpoint("phantom-threshold")
+    sys.exit(__doc__)
 
 result = segment(volume, checkpoint, progress=show)
 
@@ -32,5 +37,5 @@ for warning in result.warnings:
     print(f"Please check: {warning}")
 
 folder = Path(mkdtemp(prefix="thoraxseg-example-"))
-write_case(result, folder, "example", input_sha256="from memory")
-print(f"Files: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+write_case(result, folder, "example", input_sha256=source)
+print(f"Files in {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")

@@ -101,6 +101,10 @@ def check_writable(folder: Path) -> None:
 
 
 def _new_scratch(folder: Path) -> Path:
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(
+            f"{folder}: expected a folder that can be written, got a file. Choose another output folder."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _clear_abandoned(folder)

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,14 @@ from thoraxseg.checkpoints import Checkpoint
 from thoraxseg.checkpoints.card import Card
 from thoraxseg.errors import OptionError, OutputError
 from thoraxseg.files import check_writable, publish_together, safe_name, sha256_file
-from thoraxseg.io import StackGeometry, hash_input, read_volume, write_scalar_nrrd, write_segmentation
+from thoraxseg.io import (
+    ASSUMED_KEY,
+    StackGeometry,
+    hash_input,
+    read_volume,
+    write_scalar_nrrd,
+    write_segmentation,
+)
 from thoraxseg.options import Postprocess, SegmentOptions, Uncertainty
 from thoraxseg.progress import Progress, part, silent
 from thoraxseg.segmentation import Segmentation
@@ -126,12 +133,26 @@ def segment_file(
         digest = hash_input(path)
     # The bytes of a name are the same everywhere; their letters depend on the locale.
     name = os.fsencode(name or case_name(path)).decode("utf-8", "surrogateescape")
-    check_writable(folder)
-    _refuse_the_input(path, folder, safe_name(name))
-    _earlier_outputs(folder, safe_name(name), digest)
-    result = segment(volume, checkpoint, options, part(progress, 0.02, 0.85))
-    result.provenance["timings_s"] = {**clock.seconds, **result.provenance["timings_s"]}
-    return write_case(result, folder, name, digest, part(progress, 0.85, 1.0))
+    with _no_empty_folder(folder):
+        check_writable(folder)
+        _refuse_the_input(path, folder, safe_name(name))
+        _earlier_outputs(folder, safe_name(name), digest)
+        result = segment(volume, checkpoint, options, part(progress, 0.02, 0.85))
+        result.provenance["timings_s"] = {**clock.seconds, **result.provenance["timings_s"]}
+        return write_case(result, folder, name, digest, part(progress, 0.85, 1.0))
+
+
+@contextmanager
+def _no_empty_folder(folder: Path) -> Iterator[None]:
+    """Take back a folder that this run made when it ends without a result."""
+    new = not folder.exists()
+    try:
+        yield
+    except BaseException:
+        if new:
+            with suppress(OSError):  # not empty, or never made
+                folder.rmdir()
+        raise
 
 
 def case_name(path: Path) -> str:
@@ -150,7 +171,9 @@ def _stack_geometry(card: Card, spacing_mm: tuple[float, float, float] | None) -
         )
     if card.input.stack_spacing_mm is None:
         return None
-    return StackGeometry(card.input.stack_spacing_mm, card.input.orientation, f"the card of {card.name}")
+    expected = card.input
+    reason = f"the card of {card.name}"
+    return StackGeometry(expected.stack_spacing_mm, expected.orientation, reason, expected.stack_shape)
 
 
 def write_case(
@@ -177,7 +200,7 @@ def write_case(
             progress(0.0, "Writing the segmentation")
             write_segmentation(scratch / names["segmentation"], result.segmentation)
             if with_image or result.volume.geometry_assumed:
-                about = {"thoraxseg_geometry": "assumed" if result.volume.geometry_assumed else "stated"}
+                about = {ASSUMED_KEY: "assumed" if result.volume.geometry_assumed else "stated"}
                 path = scratch / names["image"]
                 write_scalar_nrrd(path, result.volume.array, result.volume.ijk_to_ras, about)
             if result.uncertainty is not None:

@@ -1,6 +1,7 @@
 """Does this image look like what the checkpoint was trained on? Findings in words, before the result.
 
-An image that differs is not refused here: the user is told, in the log, the result and the report.
+An image that differs is not refused here, unless its scale is plainly another one: the user is told, in
+the log, the result and the report.
 """
 
 from __future__ import annotations
@@ -8,22 +9,35 @@ from __future__ import annotations
 import numpy as np
 
 from thoraxseg.checkpoints.card import Card, Expectation
-from thoraxseg.volume import Volume, obliqueness_degrees
+from thoraxseg.errors import InputError
+from thoraxseg.volume import Volume, obliqueness_degrees, voxel_volume_mm3
 
+MAX_SCALE = 10.0
+"""Voxels this many times larger or smaller than in training are another unit or another species."""
 OBLIQUE_DEGREES = 30.0
 """Above this angle it is no longer plain which patient axis an array axis stands for."""
 
 
 def check_input(volume: Volume, card: Card) -> list[str]:
-    """Return a warning for each way in which the image as read departs from the card: space and sides."""
+    """Return a warning for each way in which the image as read departs from the card: space and sides.
+
+    Raises InputError when the voxels are more than `MAX_SCALE` times larger or smaller than in training.
+    """
     warnings = []
+    ratio = (voxel_volume_mm3(volume.ijk_to_ras) / float(np.prod(card.input.spacing_mm))) ** (1 / 3)
+    if max(ratio, 1 / ratio) > MAX_SCALE:
+        raise InputError(
+            f"{volume.name}: expected voxels of about {words(card.input.spacing_mm)} mm, as {card.name} was trained "
+            f"on, got {words(volume.spacing_mm)} mm, {max(ratio, 1 / ratio):.0f} times off. Is the unit wrong, "
+            "or the species? Correct the spacing or choose another checkpoint."
+        )
     oriented = volume.reoriented(card.input.orientation)
     pairs = list(zip(oriented.spacing_mm, card.input.spacing_mm, strict=True))
     worst = max(max(have / want, want / have) - 1 for have, want in pairs)
     if worst > card.input.spacing_tolerance:
-        have, want = (" x ".join(f"{pair[n]:.4g}" for pair in pairs) for n in (0, 1))
         warnings.append(
-            f"Spacing {have} mm (slice x row x column) is not what {card.name} was trained on, {want} mm: "
+            f"Spacing {words(oriented.spacing_mm)} mm (slice x row x column) is not what {card.name} was trained on, "
+            f"{words(card.input.spacing_mm)} mm: "
             "check the scale of the image and treat the contours with caution."
         )
     angle = obliqueness_degrees(volume.ijk_to_ras)
@@ -32,10 +46,13 @@ def check_input(volume: Volume, card: Card) -> list[str]:
             f"The axes are turned {angle:.0f} degrees away from the patient's axes: check orientation and sides."
         )
     sided = any(s.key.startswith(("left_", "right_")) for s in card.labels.values())
-    if volume.geometry_assumed and not card.input.side_known:
+    if volume.geometry_assumed:
+        guess = (
+            f" Left and right are a guess: on which side the stacks of {card.name} begin is not published."
+        )
         warnings.append(
-            "Left and right are a guess here: the stack states no orientation, and it is not published which "
-            f"side the training stacks of {card.name} begin on."
+            f"The image states no orientation, so it was assumed (spacing used: {words(volume.spacing_mm)} mm): check "
+            f"the scale and the sides.{'' if card.input.side_known else guess}"
         )
     elif sided and not card.input.side_known:
         warnings.append(f"{card.name} cannot tell left from right: do not trust the side of a structure.")
@@ -52,6 +69,11 @@ def check_prepared(image: np.ndarray, card: Card) -> list[str]:
         if expectation.stage == "prepared":
             warnings += _outside(image, expectation, "What the network sees")
     return warnings
+
+
+def words(spacing_mm: tuple[float, ...]) -> str:
+    """Return a spacing for people, as `0.1562 x 0.1953 x 0.1562`."""
+    return " x ".join(f"{s:.4g}" for s in spacing_mm)
 
 
 def _outside(image: np.ndarray, expectation: Expectation, subject: str) -> list[str]:

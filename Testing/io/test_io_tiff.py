@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from thoraxseg.errors import InputError
-from thoraxseg.io import StackGeometry, hash_input, read_volume
+from thoraxseg.io import ASSUMED_KEY, StackGeometry, hash_input, read_volume, write_scalar_nrrd
+from thoraxseg.volume import geometry_from_spacing
 
 tifffile = pytest.importorskip("tifffile")
 SUPPLIED = StackGeometry((0.15625, 0.1953125, 0.15625), "RIA", "from --spacing")
@@ -64,6 +65,24 @@ def test_a_stack_is_read_page_row_column_with_the_geometry_supplied(writer, kind
 def test_a_stack_without_supplied_geometry_is_refused_with_the_remedy(stack, tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", stack)
     refused(tmp_path / "a.tif", "Pass --spacing slice,row,column in mm", stack_geometry=None)
+
+
+def test_a_spacing_that_holds_for_another_shape_is_not_assumed(stack, tmp_path):
+    path, shape = tmp_path / "a.tif", stack.shape
+    tifffile.imwrite(path, stack)
+    fits = StackGeometry((0.3, 0.5, 0.25), "RIA", "the card of x", shape)
+    assert read_volume(path, fits).spacing_mm == (0.3, 0.5, 0.25)
+    other = StackGeometry((0.3, 0.5, 0.25), "RIA", "the card of x", (shape[0] + 1, *shape[1:]))
+    refused(path, "voxels only, not for", "Pass --spacing", stack_geometry=other)
+
+
+def test_a_guessed_geometry_stays_a_guess_when_the_image_is_read_again(stack, tmp_path):
+    path = tmp_path / "a_image.nrrd"
+    for word, assumed in (("assumed", True), ("stated", False)):
+        write_scalar_nrrd(path, stack, geometry_from_spacing((0.3, 0.5, 0.25), "RIA"), {ASSUMED_KEY: word})
+        volume = read_volume(path, None)
+        assert volume.geometry_assumed is assumed and volume.spacing_mm == pytest.approx((0.3, 0.5, 0.25))
+        assert any("was assumed when ThoraxSeg wrote it" in note for note in volume.notes) is assumed
 
 
 @pytest.mark.parametrize("unit", ["mm", "micron", "um", "\\u00B5m"])

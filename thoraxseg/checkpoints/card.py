@@ -61,6 +61,8 @@ class ExpectedInput:
     """False when the training data do not tell left from right."""
     stack_spacing_mm: tuple[float, float, float] | None
     """Spacing to assume, with a warning, for stacks that state none; None: the user must say."""
+    stack_shape: tuple[int, int, int] | None
+    """The only shape (k, j, i) for which `stack_spacing_mm` may be assumed; None: any shape."""
     intensity: tuple[Expectation, ...]
 
 
@@ -244,6 +246,7 @@ def _input(value: Any, where: str) -> ExpectedInput:
         "spacing_tolerance": fields.positive,
         "side_known": fields.flag,
         "stack_spacing_mm": maybe(list_of(fields.positive, 3)),
+        "stack_shape": maybe(list_of(fields.count, 3)),
         "intensity": list_of(_expectation),
     }
     return record(ExpectedInput, value, where, parsers)

@@ -11,7 +11,7 @@ import numpy as np
 from thoraxseg.errors import InputError
 from thoraxseg.files import sha256_file
 from thoraxseg.io import decode, folders, kinds
-from thoraxseg.io.geometry import RawImage, StackGeometry, place
+from thoraxseg.io.geometry import ASSUMED_KEY, RawImage, StackGeometry, place
 from thoraxseg.io.kinds import Kind
 from thoraxseg.io.write import write_scalar_nrrd, write_segmentation
 from thoraxseg.segmentation import Segmentation
@@ -20,6 +20,7 @@ from thoraxseg.volume import Volume
 logger = logging.getLogger(__name__)
 
 __all__ = [
+    "ASSUMED_KEY",
     "StackGeometry",
     "hash_input",
     "read_segmentation",

@@ -22,6 +22,10 @@ MM_PER_UNIT = {
 """Millimeters per unit of length, by the words files use, in lower case."""
 
 
+ASSUMED_KEY = "thoraxseg_geometry"
+"""Header key of images that ThoraxSeg writes; the value `assumed` keeps a guess from becoming a fact."""
+
+
 @dataclass(frozen=True)
 class StackGeometry:
     """Geometry supplied from outside for files that state none."""
@@ -32,6 +36,8 @@ class StackGeometry:
     """Where i, j, k run to in the patient, as in `RIA`."""
     reason: str
     """Where the numbers come from, in words for the note, as in `from --spacing`."""
+    shape: tuple[int, int, int] | None = None
+    """The only shape (k, j, i) that the spacing holds for; None for any."""
 
 
 @dataclass
@@ -80,6 +86,9 @@ def place(
                 f"{name}: --spacing is for stacks without geometry; this file states {words(spacing)}. "
                 "Correct the file's header instead, or leave --spacing out."
             )
+        if image.keys.get(ASSUMED_KEY) == "assumed":
+            note = "The geometry in this file was assumed when ThoraxSeg wrote it, not stated by a scanner."
+            return image.ijk_to_ras, [note], True
         return image.ijk_to_ras, [], False
     stated = image.spacing_mm
     if stack_geometry is None:
@@ -91,6 +100,12 @@ def place(
     supplied = tuple(float(s) for s in stack_geometry.spacing_mm)
     codes, reason = stack_geometry.axis_codes, stack_geometry.reason
     if stated is None:
+        if stack_geometry.shape not in (None, image.array.shape):
+            sizes, expected = (" x ".join(map(str, s)) for s in (image.array.shape, stack_geometry.shape))
+            raise InputError(
+                f"{name}: the stack states no spacing, and {words(supplied)} ({reason}) holds for {expected} voxels "
+                f"only, not for {sizes}. Pass --spacing slice,row,column in mm."
+            )
         note = (
             f"The stack states no geometry: spacing {words(supplied)} and axes {codes} were assumed "
             f"({reason})."
