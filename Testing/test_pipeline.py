@@ -126,7 +126,7 @@ def test_the_numbers_are_those_of_the_written_segmentation(written):
 def test_every_number_of_the_record_says_its_unit(written):
     units = ("_mm3", "_mm", "_mm_kji", "_ras_mm", "_nat", "_k", "_kji")
     without = {"schema", "label", "voxels", "number", "count", "small_count", "large_count", "connectivity"}
-    without |= {"threads", "softmax_temperature"}
+    without |= {"cpu_count", "softmax_temperature"}
 
     def look(value, key):
         if isinstance(value, dict):

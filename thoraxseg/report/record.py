@@ -66,7 +66,7 @@ def provenance(
         },
         "options": options,
         "device": device,
-        "threads": os.cpu_count(),
+        "cpu_count": os.cpu_count(),
         "versions": {"thoraxseg": __version__, "python": platform.python_version(), **_versions()},
         "platform": f"{platform.system()} {platform.machine()}",
         "finished_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
