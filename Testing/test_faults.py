@@ -172,7 +172,7 @@ def test_a_signal_at_any_moment_ends_soon_with_its_status_and_leaves_nothing(
         assert ended == status, nursery.said.read_text("utf-8")[-2000:]
         check_whole(folder)
         assert visible(folder) in (set(), OUTPUTS)
-        assert not [path for path in folder.glob(".*")]
+        assert not list(folder.glob(".*"))
     assert hits >= 4
 
 
