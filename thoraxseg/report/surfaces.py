@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MAX_EDGE = 72
 """Voxels along the longest edge after thinning: enough for a picture, few enough triangles to draw quickly."""
+FINE_EDGE = 200
+"""The same for tumors: thinned, small ones would look several times as large as they are."""
 LIGHT = np.array([-0.3, 0.85, 0.45])
 """Direction to the lamp in RAS: in front of the animal, above, a little to its left."""
 SOLID = {"tumors", "heart", "spinal_cord"}
@@ -91,7 +93,8 @@ def _surface(mask: np.ndarray, ijk_to_ras: np.ndarray, keep_all: bool) -> np.nda
     if not boxes:
         return np.zeros((0, 3, 3))
     box = boxes[0]
-    stride = max(1, -(-max(s.stop - s.start for s in box) // MAX_EDGE))
+    edge = FINE_EDGE if keep_all else MAX_EDGE
+    stride = max(1, -(-max(s.stop - s.start for s in box) // edge))
     rim = stride + 2  # keeps the surface closed
     solid = np.pad(mask[box].astype(np.float32), rim)
     smooth = gaussian_filter(solid, 0.5 * stride + 0.3)
