@@ -52,11 +52,11 @@ def empty_home(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def deepmeta_home():
     """The user's own place for checkpoints, with the published DeepMeta model in it; fetched once."""
-    from thoraxseg.checkpoints import home, install, list_cards
+    from thoraxseg.checkpoints import home, install
     from thoraxseg.errors import DownloadError
 
     try:
-        install(list_cards()["deepmeta-mouse-mri"])
+        install("deepmeta-mouse-mri")
     except DownloadError as error:
         pytest.skip(f"the published DeepMeta package cannot be fetched: {error}")
     return home()
@@ -102,6 +102,114 @@ def a_geometry():
         return matrix
 
     return make
+
+
+@pytest.fixture
+def a_plan():
+    """Make the plan of a small nnU-Net model, with changes such as `patch_size=(8, 8)`; the network follows."""
+    from thoraxseg.checkpoints.nnunet_plan import Channel, NnunetPlan, Origin, Resampling
+
+    def make(**changes):
+        dimensions = len(changes.get("patch_size", (8, 8, 8)))
+        spline = Resampling("spline", 1, 0, None)
+        plan = {
+            "origin": Origin.V2,
+            "name": "Dataset999_Phantom",
+            "configuration": "3d_fullres" if dimensions == 3 else "2d",
+            "trainer": "nnUNetTrainer",
+            "channels": (Channel("MRI", "zscore", False, {}),),
+            "labels": {"heart": (1,), "tumor": (2,)},
+            "regions_class_order": None,
+            "ignore_label": None,
+            "reader": "SimpleITKIO",
+            "transpose_forward": (0, 1, 2),
+            "spacing_mm": (1.0,) * dimensions,
+            "patch_size": (8, 8, 8),
+            "resample_data": Resampling("spline", 3, 0, None),
+            "resample_segmentation": spline,
+            "resample_probabilities": spline,
+            "architecture": "plain_conv_unet",
+            "previous_stage": None,
+            "folds": {},
+            "mirror_axes": (),
+            "cleanup": (),
+        } | changes
+        plan.setdefault("transpose_backward", tuple(map(int, np.argsort(plan["transpose_forward"]))))
+        values = {label for group in plan["labels"].values() for label in group}
+        plan["architecture_arguments"] = {
+            "in_channels": len(plan["channels"]) + (len(values) if plan["previous_stage"] else 0),
+            "classes": len(plan["regions_class_order"] or range(len(values) + 1)),
+            "dimensions": dimensions,
+            "n_stages": 2,
+            "features_per_stage": (4, 6),
+            "kernel_sizes": ((3,) * dimensions,) * 2,
+            "strides": ((1,) * dimensions, (2,) * dimensions),
+            "n_conv_per_stage": (1, 1),
+            "n_conv_per_stage_decoder": (1,),
+            "conv_bias": True,
+        } | plan.get("architecture_arguments", {})
+        return NnunetPlan(**plan)
+
+    return make
+
+
+@pytest.fixture
+def a_plans_card(a_card):
+    """Make the card of an nnU-Net plan, with changes as for `a_card`."""
+    from thoraxseg.checkpoints import plan_json, structures
+
+    def make(plan, changes=None):
+        named = {(plan.regions_class_order or [v[0] for v in plan.labels.values()])[n]: name
+                 for n, name in enumerate(plan.labels)}  # fmt: skip
+        labels = structures.all_different(
+            {label: structures.named(name, label) for label, name in named.items()}
+        )
+        spacing = plan.spacing_mm
+        return a_card(
+            {
+                "name": "nnunet",
+                "labels": {str(label): structures.to_json(one) for label, one in labels.items()},
+                "channels": [{"name": channel.name, "source": "image"} for channel in plan.channels],
+                "architecture": {"name": plan.architecture, **plan.architecture_arguments},
+                "input.orientation": "RAS" if plan.reader.endswith("WithReorient") else "ijk",
+                "input.spacing_mm": [spacing[a] for a in plan.transpose_backward]
+                if len(spacing) == 3
+                else None,
+                "input.intensity": [],
+                "input.spacing_tolerance": 2.0,
+                "preprocess": [],
+                "inference.mode": "nnunet",
+                "inference.averaging": "probabilities" if plan.origin.value == "v1" else "logits",
+                "nnunet": plan_json.to_json(plan),
+                "previous": "first-stage" if plan.previous_stage else None,
+                "postprocess": {"regions": [], "rules": []},
+                "tumors": None,
+            }
+            | (changes or {})
+        )
+
+    return make
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch):
+    """Take `cuda` for a device: tensors stay where they are, networks only remember where they were sent."""
+    import torch
+
+    move = torch.Tensor.to
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda self, *a, **k: self if a[:1] == ("cuda",) else move(self, *a, **k)
+    )
+    real = torch.nn.Module.to
+
+    def to(self, *arguments, **kwargs):
+        if arguments and arguments[0] in ("cuda", "cpu"):
+            self.place = arguments[0]
+            return self
+        return real(self, *arguments, **kwargs)
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
 
 @pytest.fixture(scope="session")

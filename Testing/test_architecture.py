@@ -47,7 +47,7 @@ PACKAGES = {
         "precheck",
         "preprocess",
     ),
-    *("progress", "report", "segmentation", "study", "training", "volume", "web", "worker"),
+    *("progress", "report", "roads", "segmentation", "study", "sweep", "training", "volume", "web", "worker"),
     *("__init__", "__main__"),
 }
 HEAVY = {
@@ -69,6 +69,7 @@ HEAVY = {
         "jinja2",
         "rich",
         "platformdirs",
+        "PIL",
         "nnunetv2",
         "monai",
         "slicer",

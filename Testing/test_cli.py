@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,19 +14,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from Testing import tiny_models as tiny
 from thoraxseg import cli
 from thoraxseg.cli import main
 from thoraxseg.errors import EXIT_STATUS
 from thoraxseg.progress import Cancelled
 
+CHECKPOINTS = cli.app.commands["checkpoints"].commands
 COMMANDS = {
     "app": [],
     "segment": ["segment"],
     "demo": ["demo"],
+    "sweep": ["sweep"],
     "checkpoints": ["checkpoints"],
-    "checkpoints list": ["checkpoints", "list"],
-    "checkpoints install": ["checkpoints", "install"],
+    **{f"checkpoints {name}": ["checkpoints", name] for name in CHECKPOINTS},
 }
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX terminals, pipes and devices")
 
@@ -75,12 +79,23 @@ def test_help_is_whole_sentences_that_fit_a_terminal(words, flag, capsys, monkey
     text = capsys.readouterr().out
     assert text.startswith("Usage: thoraxseg")
     assert max(map(len, text.splitlines())) <= 80
-    assert "..." not in text.replace("[OPTIONS] COMMAND [ARGS]...", "")  # click cuts what is too long
+    text = text.replace("[OPTIONS] COMMAND [ARGS]...", "").replace("[NAMES]...", "")
+    assert "..." not in text.replace("0, 0.1 ... 1", "")  # click cuts what is too long
 
 
-@pytest.mark.parametrize("name", ["segment", "demo"])
-def test_every_flag_says_what_it_does_in_a_sentence(name):
-    for parameter in cli.app.commands[name].params:
+def test_the_tests_of_the_help_know_every_command():
+    names = {" ".join(words) for words in COMMANDS.values()}
+    assert names == {"", *cli.app.commands, *(f"checkpoints {n}" for n in CHECKPOINTS)}
+    assert set(CHECKPOINTS) == {"list", "show", "install", "verify", "remove", "convert"}
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS.values() if words], ids=" ".join)
+def test_every_command_and_flag_says_what_it_does_in_a_sentence(words):
+    command = cli.app
+    for word in words:
+        command = command.commands[word]
+    assert command.get_short_help_str(100).endswith(".")
+    for parameter in command.params:
         if parameter.param_type_name == "option":
             assert parameter.help.split("  [default")[0].endswith("."), parameter.name
 
@@ -141,26 +156,281 @@ def test_json_stays_pure_when_stages_are_told_and_nothing_is_found(run, tmp_path
     assert "INFO thoraxseg" in err
 
 
-def test_the_list_of_checkpoints_is_a_table_or_json(capsys):
-    assert main(["checkpoints", "list", "--json"]) == 0
-    rows = strict_json(capsys.readouterr().out)
-    assert main(["checkpoints", "list"]) == 0
-    text = capsys.readouterr().out
-    assert {"deepmeta-mouse-mri", "phantom-threshold"} <= {row["name"] for row in rows}
-    assert all(row["name"] in text and row["license"] in text for row in rows)
-
-
 def test_a_name_and_options_reach_the_record(run, tmp_path):
     assert run("--name", "m7", "--uncertainty", "none", "--postprocess", "none", "--device", "cpu") == 0
     record = strict_json((tmp_path / "out" / "m7.json").read_text("utf-8"))
     chosen = {"device": "cpu", "uncertainty": "none", "postprocess": "none", "contrast": "auto"}
+    chosen |= {"samples": 20, "seed": 0, "mirroring": "checkpoint"}
     assert record["provenance"]["options"] == chosen
     assert record["case"] == "m7"
     assert not (tmp_path / "out" / "m7_uncertainty.nrrd").exists()
 
 
+# Several checkpoints as one
+
+
+@pytest.fixture
+def pair(tmp_path, quick_checkpoint):
+    """Two checkpoints that find the same structures, called `one` and `two`."""
+    for name in ("one", "two"):
+        shutil.copytree(quick_checkpoint, tmp_path / name)
+        card = json.loads((tmp_path / name / "card.json").read_text("utf-8"))
+        if name == "two":
+            card["inference"]["temperature"] = 3.0
+        (tmp_path / name / "card.json").write_text(json.dumps(card | {"name": name}), encoding="utf-8")
+    return [tmp_path / "one", tmp_path / "two"]
+
+
+def test_the_record_of_an_ensemble_names_its_members_and_what_each_counts(pair, run, tmp_path, capsys):
+    words = ["-c", pair[1], "--shares", "3,1", "--ensemble-on", "logits", "--name", "both"]
+    assert run(*words, checkpoint=pair[0]) == 0
+    assert "0.75 x one + 0.25 x two" in " ".join(capsys.readouterr().out.split())
+    about = strict_json((tmp_path / "out" / "both.json").read_text("utf-8"))["provenance"]["checkpoint"]
+    assert (about["name"], about["averaging"], about["weights_sha256"]) == ("one + two", "logits", [])
+    assert [(one["name"], one["share"]) for one in about["members"]] == [("one", 0.75), ("two", 0.25)]
+    digests = [one["weights_sha256"] for one in about["members"]]
+    assert digests[0] == digests[1] and len(digests[0][0]) == 64
+
+
+def test_an_ensemble_with_a_share_of_one_is_that_checkpoint(pair, run, tmp_path):
+    bare = ["--postprocess", "none", "--uncertainty", "none"]
+    assert run("-c", pair[1], "--shares", "1,0", "--name", "first", *bare, checkpoint=pair[0]) == 0
+    assert run("--name", "alone", *bare, checkpoint=pair[0]) == 0
+    found = [
+        strict_json((tmp_path / "out" / f"{name}.json").read_text("utf-8")) for name in ("first", "alone")
+    ]
+    assert found[0]["measurements"]["structures"] == found[1]["measurements"]["structures"]
+    assert "members" not in found[1]["provenance"]["checkpoint"]
+
+
+# The catalog
+
+
+@pytest.fixture
+def catalog(empty_home, tmp_path, quick_checkpoint):
+    """A user's folder with one model of two folds, called `mine`, beside what comes with ThoraxSeg."""
+    from thoraxseg.checkpoints import About, install
+
+    model = tiny.v2_model(tmp_path / "v2", folds=(0, 1))
+    install(model, About(name="mine", title="Ours", species="mouse", modality="micro-CT", license="CC BY"))
+    return empty_home / "checkpoints" / "mine"
+
+
+KEYS = [
+    "name",
+    "title",
+    "species",
+    "modality",
+    "structures",
+    "license",
+    "installed",
+    "size_bytes",
+    "page",
+    "fetched",
+]
+GROUPS = {
+    "Ready to use": {"mine", "phantom-threshold"},
+    "Fetched with": {"deepmeta-mouse-mri", "moose-preclin-mr-all", "nnunet-v1-task006-lung"},
+    "Published elsewhere": {"aimos-mouse-ct-native", "malimban-mouse-ct-3d-fullres"},
+}
+
+
+def listed(capsys) -> dict[str, str]:
+    """Run `checkpoints list`; return the text of each group by its title."""
+    capsys.readouterr()
+    assert main(["checkpoints", "list"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    parts = re.split(r"^(?=\S)", text, flags=re.M)
+    return {part.splitlines()[0]: part for part in parts if part.strip()}
+
+
+@pytest.mark.usefixtures("catalog")
+def test_the_list_groups_models_by_what_one_can_do_with_them_and_fits_a_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    found = listed(capsys)
+    assert len(found) == len(GROUPS)
+    for start, names in GROUPS.items():
+        (part,) = [text for title, text in found.items() if title.startswith(start)]
+        assert names <= set(re.findall(r"^  (\S+)$", part, re.M))
+    (ready,) = [text for title, text in found.items() if title.startswith("Ready")]
+    assert "mouse micro-CT: Lungs, Tumors" in ready and "license: CC BY" in ready
+    assert re.search(r"human CT: Tumors\s+5\.0 GB", "".join(found.values()))
+
+
+@pytest.mark.usefixtures("catalog")
+def test_the_list_as_json_has_the_same_keys_for_every_model(capsys):
+    assert main(["checkpoints", "list", "--json"]) == 0
+    rows = {row["name"]: row for row in strict_json(capsys.readouterr().out)}
+    assert all(list(row) == KEYS for row in rows.values())
+    assert set().union(*GROUPS.values()) <= set(rows)
+    mine = rows["mine"]
+    assert (mine["installed"], mine["structures"], mine["fetched"]) == (True, ["Lungs", "Tumors"], False)
+    assert mine["size_bytes"] > 10_000
+    assert rows["deepmeta-mouse-mri"]["fetched"] and not rows["deepmeta-mouse-mri"]["installed"]
+    assert rows["aimos-mouse-ct-native"]["page"].startswith("https://doi.org/")
+
+
+def test_a_damaged_model_is_listed_as_one_and_not_as_published(catalog, capsys):
+    (catalog / "fold_1.pth").write_bytes(b"damaged")
+    found = listed(capsys)
+    assert [part for title, part in found.items() if title.startswith("Damaged; ") and "  mine" in part]
+    assert "  mine" not in "".join(part for title, part in found.items() if not title.startswith("Damaged"))
+
+
+def test_a_damaged_card_is_named_by_every_command_and_can_be_removed(catalog, capsys):
+    (catalog / "card.json").write_text("{")
+    for words in (["list"], ["show", "phantom-threshold"], ["verify"], ["install", "phantom-threshold"]):
+        assert main(["checkpoints", *words]) == 4
+        assert str(catalog / "card.json") in one_sentence(capsys.readouterr())
+    assert main(["checkpoints", "remove", "mine"]) == 0
+    assert main(["checkpoints", "list"]) == 0
+
+
+def test_a_published_model_that_is_installed_is_listed_once(empty_home, tmp_path, capsys):
+    from thoraxseg.checkpoints import About, install
+
+    install(tiny.v2_model(tmp_path), About(name="moose-preclin-mr-all"))
+    assert main(["checkpoints", "list", "--json"]) == 0
+    rows = [row for row in strict_json(capsys.readouterr().out) if row["name"] == "moose-preclin-mr-all"]
+    assert [row["installed"] for row in rows] == [True]
+    assert main(["checkpoints", "show", "moose-preclin-mr-all"]) == 0
+    out = capsys.readouterr().out
+    assert "how to get" not in out and "fold_0.pth" in out
+
+
+def shown(capsys, *words) -> str:
+    capsys.readouterr()
+    assert main(["checkpoints", "show", *map(str, words)]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and max(map(len, out.splitlines())) <= 80
+    return " ".join(out.split())
+
+
+def test_show_tells_all_of_an_installed_model(catalog, capsys, monkeypatch):
+    from thoraxseg.files import sha256_file
+
+    monkeypatch.setenv("COLUMNS", "80")
+    text = shown(capsys, "mine")
+    for word in (
+        "Ours",
+        "mouse micro-CT",
+        "1 Lungs, 2 Tumors",
+        "plain_conv_unet, 2 fold(s)",
+        "3d_fullres",
+        "CC BY",
+    ):
+        assert word in text
+    assert "the file's own axes" in text and "0.15 x 0.3 x 0.14 mm (k x j x i)" in text
+    assert all(sha256_file(catalog / f"fold_{n}.pth") in text for n in (0, 1))
+    assert "1 fold(s)" in shown(capsys, "mine", "--folds", "1")
+
+
+def test_show_tells_of_bundled_and_published_models_and_of_what_can_be_fetched(
+    empty_home, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "Not a trained model" in shown(capsys, "phantom-threshold")
+    assert "RIA" in shown(capsys, "deepmeta-mouse-mri"), "its card is here before its weights"
+    for name in ("aimos-mouse-ct-native", "moose-preclin-mr-all", "nnunet-v1-task055-segthor"):
+        text = shown(capsys, name)
+        assert "how to get" in text and f"{name}" in text and "https://" in text
+        assert "will be shown after fetching" in text or "SHA-256" in text
+    assert "Fetch it (5.0 GB) with 'thoraxseg checkpoints install nnunet-v1-task055-segthor'" in text
+
+
+def test_show_tells_of_a_path_what_was_assumed(empty_home, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    torch.save(tiny.state_of("aimos", {"features": [4, 8]}), tmp_path / "w.pth")
+    text = shown(capsys, tmp_path / "w.pth")
+    assert "Please check: w.pth holds weights and nothing else" in text and "aimos" in text
+    assert "3d_fullres" in shown(capsys, tiny.v2_model(tmp_path / "v2"), "--folds", "0")
+    assert main(["checkpoints", "show", "nobody"]) == 4
+    one_sentence(capsys.readouterr())
+
+
+@pytest.mark.usefixtures("catalog")
+def test_show_as_json_is_the_card_or_the_entry(catalog, capsys):
+    assert main(["checkpoints", "show", "mine", "--json"]) == 0
+    assert strict_json(capsys.readouterr().out) == strict_json((catalog / "card.json").read_text("utf-8"))
+    assert main(["checkpoints", "show", "nnunet-v1-task055-segthor", "--json"]) == 0
+    entry = strict_json(capsys.readouterr().out)
+    assert (entry["labels"]["2"], entry["url"][:8]) == ("heart", "https://")
+
+
+def test_a_model_is_installed_verified_converted_and_removed(empty_home, tmp_path, capsys):
+    model = tiny.v2_model(tmp_path / "v2", folds=(0, 1))
+    words = ["install", model, "--name", "mine", "--labels", "1=heart,2=spinal cord", "--folds", "1"]
+    assert main(["checkpoints", *map(str, words)]) == 0
+    out, err = capsys.readouterr()
+    assert (err, out.splitlines()[0]) == ("", f"mine is in {empty_home / 'checkpoints' / 'mine'}")
+    assert main(["checkpoints", "verify", "mine"]) == 0
+    assert re.fullmatch(r"mine: \d+ kB, as on its card\n", capsys.readouterr().out)
+    assert main(["checkpoints", "convert", "mine", "-o", str(tmp_path / "new")]) == 0
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["card.json", "fold_1.safetensors"]
+    card = strict_json((tmp_path / "new" / "card.json").read_text("utf-8"))
+    assert card["labels"] == {"1": "heart", "2": "spinal_cord"}
+    capsys.readouterr()
+    assert main(["checkpoints", "remove", "mine"]) == 0
+    assert re.fullmatch(r"mine was removed; \d+ kB are free again\.\n", capsys.readouterr().out)
+    assert main(["checkpoints", "remove", "mine"]) == 4
+    assert "'mine' is not installed" in one_sentence(capsys.readouterr())
+
+
+def test_an_installed_model_contours_by_its_name(catalog, run, tmp_path):
+    words = ["--mirroring", "none", "--uncertainty", "none", "--folds", "1"]
+    image = tiny.image_file(tmp_path / "tiny.nrrd")
+    assert run(*words, checkpoint="mine", image=image) == 0
+    about = strict_json((tmp_path / "out" / "tiny.json").read_text("utf-8"))["provenance"]["checkpoint"]
+    assert (about["name"], about["species"], about["weights"]) == ("mine", "mouse", ["fold_1.pth"])
+    assert about["nnunet"]["configuration"] == "3d_fullres"
+
+
+@pytest.mark.parametrize("words", [["mine"], []], ids=["by name", "all"])
+def test_verify_ends_with_4_and_names_the_file_of_which_one_byte_is_flipped(words, catalog, capsys):
+    assert main(["checkpoints", "verify", *words]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == (1 if words else 2), "what was never fetched is not verified"
+    raw = bytearray((catalog / "fold_0.pth").read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (catalog / "fold_0.pth").write_bytes(raw)
+    assert main(["checkpoints", "verify", *words]) == 4
+    assert str(catalog / "fold_0.pth") in capsys.readouterr().err
+
+
+def test_the_digest_and_the_source_of_an_install_are_checked(empty_home, tmp_path, capsys):
+    torch.save(tiny.state_of("aimos", {"features": [4, 8]}), tmp_path / "w.pth")
+    for words, status, said in (
+        (["w.pth", "--sha256", "0" * 64], 4, "expected SHA-256 000000000000"),
+        (["nobody.pth"], 4, "unknown checkpoint 'nobody.pth'"),
+        (["http://example.org/w.pth"], 6, "https://"),
+        (["aimos-mouse-ct-native"], 6, "with a browser"),
+        (["w.pth", "--name", "phantom-threshold"], 4, "is taken"),
+    ):
+        os.chdir(tmp_path)
+        assert main(["checkpoints", "install", *words]) == status
+        assert said in one_sentence(capsys.readouterr())
+    assert not [path for path in empty_home.rglob("*") if path.is_file()]
+
+
+def test_outside_text_of_a_model_cannot_steer_the_terminal(empty_home, tmp_path, capsys):
+    evil = "\x1b[31mred\x1b]0;title\x07 [bold]x[/bold]"
+    path = tmp_path / "w\x1b[31m\u202e.pth"
+    torch.save(tiny.state_of("aimos", {"features": [4, 8]}), path)
+    assert (
+        main(["checkpoints", "install", str(path), "--name", "mine", "--license", evil, "--title", evil]) == 0
+    )
+    for words in (["list"], ["show", "mine"], ["show", str(path)], ["verify", "mine"]):
+        assert main(["checkpoints", *words]) == 0
+    convert = ["checkpoints", "convert", str(path), "-o", str(tmp_path / "new\x1b[31m")]
+    assert main(convert) == 0
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err and "\u202e" not in out + err and "[bold]x[/bold]" in out
+
+
 # Exit statuses and messages
 
+TWICE = ["-c", "phantom-threshold", "-c", "phantom-threshold"]
 USAGE = {
     "an unknown command": ["frobnicate"],
     "an unknown flag": ["segment", "x.nrrd", "-c", "c", "-o", "o", "--frobnicate"],
@@ -177,6 +447,32 @@ USAGE = {
     "a negative spacing": ["segment", "x.nrrd", "-c", "c", "-o", "o", "--spacing=-1,1,1"],
     "a spacing of zero": ["segment", "x.nrrd", "-c", "c", "-o", "o", "--spacing", "0"],
     "a spacing of NaN": ["segment", "x.nrrd", "-c", "c", "-o", "o", "--spacing", "nan"],
+    "a number of samples out of range": ["segment", "x.nrrd", "-c", "c", "-o", "o", "--samples", "1"],
+    "words for folds": ["segment", "x.nrrd", "-c", "c", "-o", "o", "--folds", "first"],
+    "a fold twice": ["segment", "x.nrrd", "-c", "c", "-o", "o", "--folds", "1,1"],
+    "an empty lung checkpoint": ["segment", "x.nrrd", "-c", "phantom-threshold", "-o", "o", "--lungs", ""],
+    "an empty channel": ["segment", "x.nrrd", "-c", "phantom-threshold", "-o", "o", "--channel", " "],
+    "an empty configuration": ["segment", "x.nrrd", "-c", "c", "-o", "o", "--configuration", ""],
+    "shares of one checkpoint": ["segment", "x.nrrd", "-c", "phantom-threshold", "-o", "o", "--shares", "1"],
+    "too few shares": ["segment", "x.nrrd", *TWICE, "-o", "o", "--shares", "1"],
+    "words for shares": ["segment", "x.nrrd", *TWICE, "-o", "o", "--shares", "half,half"],
+    "negative shares": ["segment", "x.nrrd", *TWICE, "-o", "o", "--shares=-1,2"],
+    "shares of nothing": ["segment", "x.nrrd", *TWICE, "-o", "o", "--shares", "0,0"],
+    "shares of NaN": ["segment", "x.nrrd", *TWICE, "-o", "o", "--shares", "nan,1"],
+    "an unknown way to average": ["segment", "x.nrrd", *TWICE, "-o", "o", "--ensemble-on", "labels"],
+    "folds of an ensemble": ["segment", "x.nrrd", *TWICE, "-o", "o", "--folds", "0"],
+    "lungs that no member takes": ["segment", "x.nrrd", *TWICE, "-o", "o", "--lungs", "phantom-threshold"],
+    "a sweep without a table": ["sweep", *TWICE, "-o", "o"],
+    "a sweep of one checkpoint": ["sweep", "x.csv", "-c", "phantom-threshold", "-o", "o"],
+    "words for labels": ["checkpoints", "install", "x.pth", "--labels", "heart"],
+    "an unknown species": ["checkpoints", "install", "x.pth", "--species", "cat"],
+    "a name with a path": ["checkpoints", "install", "x.pth", "--name", "../x"],
+    "a digest that is none": ["checkpoints", "install", "x.pth", "--sha256", "abc"],
+    "an empty source": ["checkpoints", "install", " "],
+    "no folder to convert into": ["checkpoints", "convert", "x.pth"],
+    "nothing to show": ["checkpoints", "show"],
+    "nothing to remove": ["checkpoints", "remove"],
+    "an odd name to remove": ["checkpoints", "remove", "../x"],
 }
 
 
@@ -270,8 +566,19 @@ def test_an_input_that_cannot_be_used_ends_with_3_and_one_sentence(kind, run, tm
 
 
 def make_bad_checkpoint(kind: str, folder, good):
-    if kind == "unknown":
-        return "phantom-treshold"
+    names = {
+        "unknown": "phantom-treshold",
+        "published": "moose-preclin-mr-all",
+        "too long a path": "x" * 5000,
+    }
+    if kind in names:
+        return names[kind]
+    if kind == "an empty folder":
+        return folder
+    if kind in ("text as weights", "an archive of nothing"):
+        path = folder / ("weights.pth" if kind == "text as weights" else "model.zip")
+        path.write_text("hello")
+        return path
     for path in good.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     weights = next(folder.glob("*.safetensors"))
@@ -289,7 +596,11 @@ def make_bad_checkpoint(kind: str, folder, good):
 
 
 @pytest.mark.parametrize(
-    "kind", ["unknown", "wrong hash", "no weights", "card cut short", "no card", "unknown weights"]
+    "kind",
+    [
+        *("unknown", "published", "wrong hash", "no weights", "card cut short", "no card", "unknown weights"),
+        *("an empty folder", "text as weights", "an archive of nothing", "too long a path"),
+    ],
 )
 def test_a_checkpoint_that_cannot_be_used_ends_with_4_and_one_sentence(
     kind, run, tmp_path, quick_checkpoint, capsys

@@ -197,7 +197,7 @@ def test_the_scratch_of_a_killed_run_is_removed_by_the_next_one(tmp_path):
 
 def test_the_scratch_of_another_machine_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(files.platform, "node", lambda: "another-host")
-    scratch = files._new_scratch(tmp_path)
+    scratch = files.new_scratch(tmp_path)
     other = scratch.with_name(re.sub(r"-\d+-", f"-{dead_process()}-", scratch.name))
     scratch.rename(other)
     monkeypatch.undo()

@@ -109,3 +109,88 @@ def test_each_stage_checks_its_own_image(card_of):
     assert "99" in check_input(image(), card)[0]
     (warning,) = check_prepared(image().array, card)
     assert warning.startswith("What the network sees") and "77" in warning
+
+
+# Sides, the file's own axes, and models of nnU-Net
+
+OTHER = {"color": [0.5, 0.5, 0.5], "terminology": "a~A^1^A~T^2^T~^^~r~^^~^^"}
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "sided"),
+    [
+        ("left_kidney", "Left kidney", True),
+        ("kidney_r", "Kidney", True),
+        ("lung_upper_lobe_left", "Lung upper lobe left", True),
+        ("label_7", "Niere links L", True),
+        ("leftovers", "Leftovers", False),
+        ("liver", "Liver", False),
+        ("tumor", "Tum\N{LATIN SMALL LETTER O WITH DIAERESIS}r", False),
+    ],
+)
+def test_a_structure_that_is_none_of_ours_has_a_side_too(a_card, key, name, sided):
+    labels = {"1": {"key": key, "name": name, **OTHER}, "2": "tumors"}
+    card = a_card({"labels": labels, "input.side_known": False, "input.intensity": []})
+    warnings = check_input(image(card.input.spacing_mm), card)
+    assert [warning for warning in warnings if "cannot tell left from right" in warning] == (
+        ["phantom-threshold cannot tell left from right: do not trust the side of a structure."]
+        if sided
+        else []
+    )
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPI"])
+def test_a_model_that_sees_the_files_own_axes_says_so_where_structures_have_sides(a_card, codes):
+    sided = {"labels": {"1": "left_lung", "2": "right_lung"}, "tumors": None, "postprocess.rules": []}
+    about = {"input.orientation": "ijk", "input.intensity": [], "input.spacing_mm": None}
+    (warning,) = check_input(image(codes=codes), a_card(sided | about))
+    assert f"sees the file's own axes ({codes})" in warning
+    assert "right and left are not swapped" in warning
+    assert check_input(image(codes=codes), a_card(about | {"labels": {"1": "lungs", "2": "tumors"}})) == []
+
+
+def test_a_spacing_that_is_not_known_is_not_compared(a_card):
+    card = a_card({"input.spacing_mm": None, "input.intensity": []})
+    for spacing_mm in ((0.001, 0.001, 0.001), (90, 90, 90)):
+        assert check_input(image(spacing_mm), card) == []
+
+
+@pytest.mark.parametrize("orientation", ["jik", "kji", "kij"])
+def test_spacing_is_compared_along_the_files_axes_in_the_cards_order(a_card, orientation):
+    place = {"k": 1, "j": 2, "i": 3}
+    wanted = [place[axis] for axis in orientation[::-1]]
+    card = a_card({"input.orientation": orientation, "input.spacing_mm": wanted, "input.intensity": []})
+    assert check_input(image((1, 2, 3), "SAR"), card) == []
+    assert len(check_input(image((3, 1, 2), "SAR"), card)) == 1
+
+
+def test_the_spacing_of_an_nnunet_model_is_compared_in_its_own_order(a_plan, a_plans_card):
+    plan = a_plan(transpose_forward=(2, 0, 1), spacing_mm=(3.0, 1.0, 2.0))
+    card = a_plans_card(plan, {"input.spacing_tolerance": 0.25})
+    assert check_input(image((1, 2, 3)), card) == []
+    (warning,) = check_input(image((3, 1, 2)), card)
+    assert warning.startswith(
+        "Spacing 3 x 1 x 2 mm (slice x row x column) is not what nnunet was trained on, 1 x 2 x 3"
+    )
+
+
+@pytest.mark.parametrize("forward", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_a_flat_model_does_not_care_how_far_apart_slices_are(a_plan, a_plans_card, forward):
+    plan = a_plan(patch_size=(8, 8), spacing_mm=(2.0, 3.0), transpose_forward=forward)
+    card = a_plans_card(plan, {"input.spacing_tolerance": 0.25})
+
+    def in_plane(slices, rows, columns):
+        order = np.argsort(forward)
+        return image(tuple((slices, rows, columns)[axis] for axis in order))
+
+    assert check_input(in_plane(50, 2, 3), card) == []
+    (warning,) = check_input(in_plane(2, 3, 2), card)
+    assert warning.startswith(
+        "Spacing 3 x 2 mm (in the plane of the network) is not what nnunet was trained on, 2 x 3"
+    )
+
+
+def test_a_model_for_pictures_takes_pixels_of_any_size(a_plan, a_plans_card):
+    plan = a_plan(patch_size=(8, 8), reader="NaturalImage2DIO")
+    card = a_plans_card(plan, {"input.spacing_tolerance": 0.25})
+    assert check_input(image((1, 0.0065, 0.0065)), card) == []

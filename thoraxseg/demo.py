@@ -34,7 +34,7 @@ def run_demo(
     card = list_cards()[REAL_CHECKPOINT]
     if offline and not is_installed(card):
         return _phantom_demo(folder, options, progress)
-    install(card, part(progress, 0.0, 0.1))
+    install(REAL_CHECKPOINT, progress=part(progress, 0.0, 0.1))
     checkpoint = open_checkpoint(REAL_CHECKPOINT)
     sample = sample_path(card, REAL_SAMPLE)
     return segment_file(sample, checkpoint, folder, options, progress=part(progress, 0.1, 1.0))

@@ -48,6 +48,10 @@ class DependencyError(ThoraxSegError, ImportError):
     exit_status = 7
 
 
+class DeviceMemoryError(DependencyError):
+    """The GPU has too little free memory."""
+
+
 EXIT_STATUS = {
     0: "success",
     1: "an unexpected error (a defect: please report it)",

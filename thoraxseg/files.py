@@ -54,7 +54,7 @@ def publish_together(folder: Path, marker: str | None = None) -> Iterator[Path]:
     Raises OutputError when the folder cannot be made or written, or the disk is full.
     """
     folder = Path(folder)
-    scratch = _new_scratch(folder)
+    scratch = new_scratch(folder)
     try:
         try:
             yield scratch
@@ -97,10 +97,14 @@ def _publish(scratch: Path, folder: Path, marker: str | None) -> None:
 
 def check_writable(folder: Path) -> None:
     """Make `folder` and a file in it, before long work starts, or raise OutputError saying why not."""
-    shutil.rmtree(_new_scratch(Path(folder)), ignore_errors=True)
+    shutil.rmtree(new_scratch(Path(folder)), ignore_errors=True)
 
 
-def _new_scratch(folder: Path) -> Path:
+def new_scratch(folder: Path) -> Path:
+    """Return a new scratch folder in `folder`, which is made if it is not there; what killed runs left in it goes.
+
+    Raises OutputError saying why not.
+    """
     if folder.exists() and not folder.is_dir():
         raise OutputError(
             f"{folder}: expected a folder that can be written, got a file. Choose another output folder."

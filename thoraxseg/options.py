@@ -25,11 +25,22 @@ class Uncertainty(Enum):
     """Which map of doubt is made beside the contours."""
 
     ENTROPY = "entropy"
+    FOLDS = "folds"
+    WANG = "wang"
+    MEAN_PROB = "mean-prob"
+    DROPOUT = "dropout"
     NONE = "none"
 
 
 class Postprocess(Enum):
     """Which clean-up follows the network."""
+
+    CHECKPOINT = "checkpoint"
+    NONE = "none"
+
+
+class Mirroring(Enum):
+    """Whether the networks of nnU-Net also look at mirrored copies of the image."""
 
     CHECKPOINT = "checkpoint"
     NONE = "none"
@@ -58,7 +69,18 @@ class SegmentOptions:
         Device.AUTO, "Where the network runs: auto takes a CUDA GPU if there is one and says so."
     )
     uncertainty: Uncertainty = _option(
-        Uncertainty.ENTROPY, "Map of doubt: entropy of the class probabilities, in nats, or none."
+        Uncertainty.ENTROPY,
+        "Map of doubt: entropy of the class probabilities; spread over the folds of the checkpoint; entropy of the "
+        "labels (wang) or of the mean probability (mean-prob) of augmented copies, or of the mean over random "
+        "dropout, which all take as many times as long as there are samples; or none. Wang, mean-prob and "
+        "dropout also decide the contours.",
+    )
+    samples: int = _option(20, "How many augmented copies, or looks with dropout.", low=2, high=1000)
+    seed: int = _option(0, "Where the random numbers of the samples start.", low=0, high=2**32 - 1)
+    mirroring: Mirroring = _option(
+        Mirroring.CHECKPOINT,
+        "Test-time mirroring of nnU-Net: along all axes that the checkpoint allows, as its authors do, or none, "
+        "which is up to eight times faster.",
     )
     postprocess: Postprocess = _option(
         Postprocess.CHECKPOINT, "Clean-up after the network: the checkpoint's own rules, or none."
@@ -72,6 +94,13 @@ class SegmentOptions:
     def __post_init__(self) -> None:
         for f in fields(self):
             value, kind = getattr(self, f.name), type(f.default)
+            if not issubclass(kind, Enum):
+                low, high = f.metadata["low"], f.metadata["high"]
+                if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+                    raise OptionError(
+                        f"{f.name}: expected a whole number from {low} to {high}, got {value!r}."
+                    )
+                continue
             try:
                 object.__setattr__(self, f.name, kind(value))
             except ValueError as error:
@@ -82,6 +111,16 @@ class SegmentOptions:
         """Return the options as plain words and numbers for a provenance record."""
         values = ((f.name, getattr(self, f.name)) for f in fields(self))
         return {name: value.value if isinstance(value, Enum) else value for name, value in values}
+
+
+def parse_folds(text: str) -> tuple[str, ...]:
+    """Return the folds named in text such as `0,1` or `all`; raises OptionError for anything else."""
+    folds = tuple(part.strip().removeprefix("fold_") for part in text.split(","))
+    if not all(fold == "all" or (fold.isascii() and fold.isdigit()) for fold in folds):
+        raise OptionError(f"--folds: expected numbers such as 0,1,2, or all, got {text!r}.")
+    if len(set(folds)) < len(folds):
+        raise OptionError(f"--folds: expected different folds, got {text!r}.")
+    return folds
 
 
 def parse_spacing(text: str) -> tuple[float, float, float]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from thoraxseg import inference, measure, postprocess, precheck, preprocess, report
+from thoraxseg import inference, measure, precheck, report, roads
 from thoraxseg.checkpoints import Checkpoint
 from thoraxseg.checkpoints.card import Card
 from thoraxseg.errors import OptionError, OutputError
@@ -27,7 +28,7 @@ from thoraxseg.io import (
     write_scalar_nrrd,
     write_segmentation,
 )
-from thoraxseg.options import Postprocess, SegmentOptions, Uncertainty
+from thoraxseg.options import SegmentOptions
 from thoraxseg.progress import Progress, part, silent
 from thoraxseg.segmentation import Segmentation
 from thoraxseg.volume import Volume
@@ -42,7 +43,9 @@ class Result:
     volume: Volume
     segmentation: Segmentation
     uncertainty: np.ndarray | None
-    """Entropy in nats, `(K, J, I)` float32, 0 to ln of the number of classes; None when not asked for."""
+    """Doubt `(K, J, I)` float32, 0 to `quantity.maximum`; None when not asked for."""
+    quantity: inference.Quantity | None
+    """What `uncertainty` holds, such as the entropy of the class probabilities in nats."""
     measurements: dict[str, Any]
     provenance: dict[str, Any]
     warnings: tuple[str, ...]
@@ -57,58 +60,47 @@ def segment(
     options: SegmentOptions | None = None,
     progress: Progress = silent,
     predictor: inference.Predictor | None = None,
+    channels: Sequence[Volume] = (),
 ) -> Result:
     """Contour `volume` with `checkpoint` and measure what was found.
 
-    A loaded `predictor` of the same checkpoint and device saves reading the weights again. A progress
-    that raises `Cancelled` stops the work within one window or slice. Raises InputError, OptionError,
-    CheckpointError or DependencyError, each saying what to do.
+    `channels` are further input channels on the same grid, in the checkpoint's order. A loaded `predictor` of the
+    same checkpoint and device saves reading the weights again. A progress that raises `Cancelled` stops the work
+    within one window or slice. Raises InputError, OptionError, CheckpointError or DependencyError, each
+    saying what to do.
     """
     options = options or SegmentOptions()
     card = checkpoint.card
     clock = Stopwatch()
-    plan = card.postprocess if options.postprocess is Postprocess.CHECKPOINT else None
-    if plan is not None:
-        postprocess.check_plan(plan)  # a wrong rule is said now, not after minutes of inference
-    warnings = precheck.check_input(volume, card)
-    with clock("preprocess"):
-        prepared = preprocess.prepare(volume, card, options.contrast, part(progress, 0.0, 0.1))
-        warnings += precheck.check_prepared(prepared.image, card)
+    warnings = [*checkpoint.assumed, *_prechecked(volume, checkpoint)]
     with clock("load_checkpoint"):
-        progress(0.1, "Loading the checkpoint")
+        progress(0.0, "Loading the checkpoint")
         predictor = _fitting(predictor, checkpoint) or inference.load_predictor(checkpoint, options.device)
-    with clock("inference"):
-        probabilities = predictor.probabilities(prepared.image, part(progress, 0.15, 0.85))
-        labels = probabilities.argmax(axis=0).astype(np.uint8)
-    with clock("postprocess"):
-        if plan is not None:
-            span = part(progress, 0.85, 0.95)
-            labels, said = postprocess.clean_up(labels, prepared.image, prepared.ijk_to_ras, plan, span)
-            warnings += said
-        segmentation = Segmentation(
-            prepared.labels_on_source(labels), volume.ijk_to_ras, dict(card.labels), volume.name
-        )
-    uncertainty = None
-    if options.uncertainty is Uncertainty.ENTROPY:
-        with clock("uncertainty"):
-            progress(0.95, "Mapping doubt")
-            uncertainty = prepared.map_on_source(inference.predictive_entropy(probabilities))
+    answer = roads.contour([volume, *channels], predictor, options, clock, part(progress, 0.05, 0.95))
+    warnings += answer.warnings
+    segmentation = Segmentation(answer.labels, volume.ijk_to_ras, dict(card.labels), volume.name)
     with clock("measure"):
         progress(0.97, "Measuring")
-        measurements = _measure(segmentation, uncertainty, card)
+        measurements = _measure(segmentation, answer.doubt, answer.quantity, card)
     warnings += _absent(segmentation)
     for warning in warnings:
         logger.warning("%s: %s", volume.name, warning)
     progress(1.0, "Contours are ready")
+    provenance = report.provenance(
+        volume, checkpoint, options.to_record(), answer.predictor.device, clock.seconds
+    )
+    provenance["channels"] = [report.printable(channel.name) for channel in (volume, *channels)]
+    provenance["sampling"] = answer.sampling
     return Result(
         volume,
         segmentation,
-        uncertainty,
+        answer.doubt,
+        answer.quantity,
         measurements,
-        report.provenance(volume, checkpoint, options.to_record(), predictor.device, clock.seconds),
-        tuple(warnings),
-        (*volume.notes, *prepared.notes),
-        lambda: prepared.map_on_source(probabilities),
+        provenance,
+        tuple(dict.fromkeys(warnings)),
+        tuple(dict.fromkeys((*volume.notes, *answer.notes))),
+        answer.probabilities,
     )
 
 
@@ -120,26 +112,44 @@ def segment_file(
     name: str | None = None,
     spacing_mm: tuple[float, float, float] | None = None,
     progress: Progress = silent,
+    channels: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Read an image, contour it, write the case into `folder` and return the record.
 
-    `spacing_mm` (slice, row, column) is for stacks that state none; without it the card's is assumed,
-    and said. The case is called `name`, else after the file. Raises what `segment` and `write_case` raise.
+    `channels` are files of further input channels. `spacing_mm` (slice, row, column) is for stacks that state none;
+    without it the card's is assumed, and said. The case is called `name`, else after the file. Raises what
+    `segment` and `write_case` raise.
     """
     path, folder, clock = Path(path), Path(folder), Stopwatch()
+    paths = [path, *map(Path, channels)]
     with clock("read"):
         progress(0.0, "Reading the image")
-        volume = read_volume(path, _stack_geometry(checkpoint.card, spacing_mm), spacing_mm is not None)
-        digest = hash_input(path)
+        geometry = _stack_geometry(checkpoint.card, spacing_mm)
+        volume, *others = [read_volume(one, geometry, spacing_mm is not None) for one in paths]
+        digest = _digest_of(paths)
     # The bytes of a name are the same everywhere; their letters depend on the locale.
     name = os.fsencode(name or case_name(path)).decode("utf-8", "surrogateescape")
     with _no_empty_folder(folder):
         check_writable(folder)
-        _refuse_the_input(path, folder, safe_name(name))
+        for one in paths:
+            _refuse_the_input(one, folder, safe_name(name))
         _earlier_outputs(folder, safe_name(name), digest)
-        result = segment(volume, checkpoint, options, part(progress, 0.02, 0.85))
+        result = segment(volume, checkpoint, options, part(progress, 0.02, 0.85), channels=others)
         result.provenance["timings_s"] = {**clock.seconds, **result.provenance["timings_s"]}
         return write_case(result, folder, name, digest, part(progress, 0.85, 1.0))
+
+
+def _digest_of(paths: Sequence[Path]) -> str:
+    """Return the SHA-256 of an image, or of those of all its channels in order."""
+    digests = [hash_input(path) for path in paths]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _prechecked(volume: Volume, checkpoint: Checkpoint) -> list[str]:
+    """Return what the image departs in from the checkpoint and all that it builds on."""
+    parts = [part for part in (checkpoint.lungs, *checkpoint.members) if part is not None]
+    own = [] if checkpoint.members else precheck.check_input(volume, checkpoint.card)
+    return own + [said for part in parts for said in (*part.assumed, *_prechecked(volume, part))]
 
 
 @contextmanager
@@ -205,12 +215,14 @@ def write_case(
                 write_scalar_nrrd(path, result.volume.array, result.volume.ijk_to_ras, about)
             if result.uncertainty is not None:
                 progress(0.1, "Writing the map of doubt")
-                fields = report.uncertainty_fields(max(result.segmentation.structures) + 1)
+                fields = report.uncertainty_fields(result.quantity)
                 path = scratch / names["uncertainty"]
                 write_scalar_nrrd(path, result.uncertainty, result.volume.ijk_to_ras, fields)
         with clock("figures"):
             span = part(progress, 0.2, 0.9)
-            pictures = report.draw(result.volume, result.segmentation, result.uncertainty, span)
+            pictures = report.draw(
+                result.volume, result.segmentation, result.uncertainty, result.quantity, span
+            )
         record = report.case_record(case, input_sha256, result, clock.seconds)
         progress(0.9, "Writing the report")
         (scratch / names["page"]).write_text(report.render_page(record, pictures), encoding="utf-8")
@@ -246,12 +258,15 @@ def _fitting(predictor: inference.Predictor | None, checkpoint: Checkpoint) -> i
     return predictor
 
 
-def _measure(segmentation: Segmentation, entropy: np.ndarray | None, card: Card) -> dict[str, Any]:
+def _measure(
+    segmentation: Segmentation, doubt: np.ndarray | None, quantity: inference.Quantity | None, card: Card
+) -> dict[str, Any]:
     volumes = measure.structure_volumes(segmentation)
     structures = [asdict(volume) for volume in volumes]
-    if entropy is not None:
-        for entry, doubt in zip(structures, measure.structure_doubt(segmentation, entropy), strict=True):
-            entry.update({key: value for key, value in asdict(doubt).items() if key != "key"})
+    if doubt is not None:
+        for entry, found in zip(structures, measure.structure_doubt(segmentation, doubt), strict=True):
+            entry[f"mean_{quantity.key}"] = found.mean
+            entry["most_doubtful_slice_k"] = found.most_doubtful_slice_k
     measurements: dict[str, Any] = {"structures": structures}
     if card.tumors is not None:
         rule, by_label = card.tumors, {volume.label: volume for volume in volumes}

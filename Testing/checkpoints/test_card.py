@@ -12,6 +12,7 @@ from thoraxseg.checkpoints.card import MAX_BYTES, Step, step_parameters
 from thoraxseg.checkpoints.fields import count, list_of, number, positive
 from thoraxseg.errors import CheckpointError
 
+IMAGE, LUNG_MAP = {"name": "CT", "source": "image"}, {"name": "lung map", "source": "lungs"}
 FILE = {"name": "x", "member": "m", "sha256": "0" * 64, "size_bytes": 1}
 
 
@@ -39,7 +40,7 @@ def test_a_byte_order_mark_is_allowed(card_json, tmp_path):
         ("name", "../evil", "card.name must be a plain name"),
         ("name", "a" * 81, "card.name"),
         ("title", 7, "card.title must be text, got 7"),
-        ("species", "rat", "card.species must be one of mouse, human, got 'rat'"),
+        ("species", "rat", "card.species must be one of mouse, human, not stated, got 'rat'"),
         ("modality", ["MRI"], "card.modality"),
         ("task", None, "card.task"),
         ("labels", [], "card.labels must map"),
@@ -50,8 +51,26 @@ def test_a_byte_order_mark_is_allowed(card_json, tmp_path):
         ("labels", {"٣": "lungs"}, "card.labels"),
         ("labels", {"9" * 5000: "lungs"}, "card.labels"),
         ("labels", {"1": "gills", "2": "tumors"}, "card.labels.1: unknown structure 'gills'; known are heart"),
-        ("labels", {"1": ["lungs"], "2": "tumors"}, "card.labels.1 must be text"),
+        ("labels", {"1": ["lungs"], "2": "tumors"}, "card.labels.1 must be an object"),
         ("labels", {"1": "lungs", "2": "lungs"}, "card.labels.2: structure 'lungs' has another label"),
+        ("labels", {"1": {"key": "gills"}, "2": "tumors"}, "key 'name' is missing in card.labels.1"),
+        ("channels", [], "card.channels must begin with an image"),
+        ("channels", "MRI", "card.channels must be a list"),
+        ("channels", [{"name": "MRI"}], "key 'source' is missing in card.channels[0]"),
+        ("channels", [{"name": "", "source": "image"}], "card.channels[0].name must have 1 to 80 characters"),
+        ("channels", [{"name": "a", "source": "file"}], "card.channels[0].source must be one of image, lungs"),
+        ("channels", [{"name": "a", "source": "lungs"}], "card.channels must begin with an image"),
+        ("channels", [IMAGE, LUNG_MAP, LUNG_MAP], "at most one lung map"),
+        ("nnunet", {}, "card.nnunet.patch_size must be a list"),
+        ("nnunet", [], "card.nnunet.patch_size must be a list"),
+        ("previous", "first-stage", "card.previous is for cascades of nnU-Net"),
+        ("previous", "../../x", "card.previous must be a plain name"),
+        ("lungs_from", "/etc/passwd", "card.lungs_from must be a plain name"),
+        ("inference.mode", "nnunet", "card.inference.mode must be 'nnunet' where card.nnunet is given"),
+        ("inference.blending", "linear", "card.inference.blending must be one of gaussian, constant"),
+        ("input.orientation", "ijj", "card.input.orientation: "),
+        ("input.orientation", "IJK", "card.input.orientation: "),
+        ("input.orientation", "ij", "card.input.orientation: "),
         ("architecture", "unet", "card.architecture must be an object with a name"),
         ("architecture", {"classes": 3}, "card.architecture.name must be text, got None"),
         ("input.orientation", "RAX", "card.input.orientation: "),
@@ -190,3 +209,58 @@ def test_the_parameters_of_a_step_come_back_as_numbers_and_tuples():
         "size": (1, 2),
         "limit": 3.0,
     }
+
+
+@pytest.mark.parametrize("orientation", ["ijk", "jik", "kji", "RIA", "LPS"])
+def test_an_orientation_is_the_patients_or_an_order_of_the_files_axes(a_card, orientation):
+    card = a_card({"input.orientation": orientation})
+    turned = {"ijk": "PIR", "jik": "IPR", "kji": "RIP"}
+    assert card.input.codes_for("PIR") == turned.get(orientation, orientation)
+
+
+def test_channels_name_what_the_network_takes(a_card):
+    card = a_card({"channels": [IMAGE, LUNG_MAP], "lungs_from": "coordinate-unet"})
+    assert [(channel.name, channel.source) for channel in card.channels] == [
+        ("CT", "image"),
+        ("lung map", "lungs"),
+    ]
+    assert card.lungs_from == "coordinate-unet"
+
+
+def test_a_structure_that_is_none_of_ours_is_described_in_full(a_card):
+    codes = "a~A^1^A~T^2^T~^^~r~^^~^^"
+    liver = {"key": "liver", "name": "Liver", "color": [0, 0.5, 1], "terminology": codes}
+    card = a_card({"labels": {"1": liver, "2": "tumors"}})
+    assert (card.labels[1].key, card.labels[1].name, card.labels[1].color) == ("liver", "Liver", (0, 0.5, 1))
+    with pytest.raises(
+        CheckpointError, match=r"card\.labels\.2: structure 'liver' has another label already"
+    ):
+        a_card({"labels": {"1": liver, "2": liver}})
+
+
+def test_the_card_of_an_nnunet_model_has_its_plan(a_plan, a_plans_card):
+    plan = a_plan(transpose_forward=(1, 2, 0), mirror_axes=(0, 1))
+    card = a_plans_card(plan)
+    assert card.nnunet == plan
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"inference.mode": "slices"}, "card.inference.mode must be 'nnunet' where card.nnunet is given"),
+        ({"channels": [IMAGE, IMAGE]}, "card.channels must be as many as card.nnunet.channels"),
+        ({"previous": "first-stage"}, "card.previous must name the first stage where card.nnunet has one"),
+        ({"nnunet.patch_size": [8, 8, 8, 8]}, "card.nnunet.patch_size must be two or three sizes"),
+    ],
+)
+def test_a_plan_that_contradicts_its_card_is_refused(a_plan, a_plans_card, changes, words):
+    with pytest.raises(CheckpointError) as caught:
+        a_plans_card(a_plan(), changes)
+    assert words in str(caught.value)
+
+
+def test_a_second_stage_without_its_first_is_refused(a_plan, a_plans_card):
+    plan = a_plan(previous_stage="3d_lowres")
+    assert a_plans_card(plan).previous == "first-stage"
+    with pytest.raises(CheckpointError, match=r"card\.previous must name the first stage"):
+        a_plans_card(plan, {"previous": None})

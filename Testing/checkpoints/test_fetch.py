@@ -12,7 +12,8 @@ import zipfile
 
 import pytest
 
-from thoraxseg.checkpoints import fetch, install, is_installed, sample_path
+from thoraxseg.checkpoints import fetch, is_installed, sample_path
+from thoraxseg.checkpoints.fetch import fetch_package
 from thoraxseg.errors import CheckpointError, DownloadError
 from thoraxseg.progress import Cancelled
 
@@ -79,7 +80,7 @@ def digest_of(path):
 def test_install_fetches_verifies_and_reports(wheel, package_card, empty_home):
     card, seen = package_card(digest_of(wheel)), []
     assert not is_installed(card)
-    folder = install(card, lambda fraction, message: seen.append(fraction))
+    folder = fetch_package(card, lambda fraction, message: seen.append(fraction))
     assert folder == empty_home / "checkpoints" / "test-model"
     assert sorted(path.name for path in folder.iterdir()) == ["model.pth", "mouse.tif"]
     assert (folder / "model.pth").read_bytes() == WEIGHTS
@@ -90,17 +91,17 @@ def test_install_fetches_verifies_and_reports(wheel, package_card, empty_home):
 
 def test_what_is_here_is_not_fetched_again(wheel, package_card, monkeypatch):
     card = package_card(digest_of(wheel))
-    install(card)
+    fetch_package(card)
     monkeypatch.setattr(fetch.subprocess, "Popen", None)
-    install(card)
+    fetch_package(card)
 
 
 def test_a_damaged_file_is_fetched_again(wheel, package_card):
     card = package_card(digest_of(wheel))
-    path = install(card) / "model.pth"
+    path = fetch_package(card) / "model.pth"
     path.write_bytes(WEIGHTS[:-1] + b"x")
     assert not is_installed(card)
-    install(card)
+    fetch_package(card)
     assert path.read_bytes() == WEIGHTS
 
 
@@ -108,7 +109,7 @@ def test_another_wheel_of_the_same_name_is_refused(wheel, package_card, empty_ho
     with pytest.raises(
         CheckpointError, match=rf"{WHEEL}: expected SHA-256 000000000000.*not the published package"
     ):
-        install(package_card("0" * 64))
+        fetch_package(package_card("0" * 64))
     assert not (empty_home / "checkpoints").exists()
 
 
@@ -127,7 +128,7 @@ def test_a_member_that_is_not_the_cards_is_refused_and_nothing_is_installed(
 ):
     card = package_card(digest_of(wheel), **changes)
     with pytest.raises(CheckpointError, match=words):
-        install(card)
+        fetch_package(card)
     assert list(fetch.folder_of(card).iterdir()) == []
 
 
@@ -136,24 +137,24 @@ def test_a_file_that_is_no_archive_is_refused(index, package_card, monkeypatch, 
     fake.write_bytes(b"no zip")
     monkeypatch.setattr(fetch, "_pip_download", lambda *arguments: fake)
     with pytest.raises(CheckpointError, match="missing or damaged"):
-        install(package_card(digest_of(fake)))
+        fetch_package(package_card(digest_of(fake)))
 
 
 def test_without_network_the_message_names_the_package_and_the_offline_demo(index, package_card):
     with pytest.raises(DownloadError, match=r"thoraxseg-test-model==1\.0 could not be fetched.*--offline"):
-        install(package_card("0" * 64))
+        fetch_package(package_card("0" * 64))
 
 
 def test_a_python_that_cannot_be_started_is_said(index, package_card, monkeypatch):
     monkeypatch.setattr(fetch.sys, "executable", "/no/such/python")
     with pytest.raises(DownloadError, match="pip cannot be started with '/no/such/python'"):
-        install(package_card("0" * 64))
+        fetch_package(package_card("0" * 64))
 
 
 def test_a_card_without_a_source_says_where_files_belong(a_card, empty_home):
     card = a_card({"name": "mine", "source": {"kind": "local", "requirement": "", "archive_sha256": ""}})
     with pytest.raises(CheckpointError, match=r"files are missing in .*mine"):
-        install(card)
+        fetch_package(card)
 
 
 @pytest.fixture
@@ -178,7 +179,7 @@ def test_cancelling_ends_pip_at_once_and_leaves_nothing(index, package_card, emp
 
     begun = time.monotonic()
     with pytest.raises(stop):
-        install(package_card("0" * 64), cancel)
+        fetch_package(package_card("0" * 64), cancel)
     assert time.monotonic() - begun < 5
     assert [process.returncode for process in slow_pip] != [None]
     assert not (empty_home / "checkpoints").exists()
@@ -188,7 +189,7 @@ def test_a_pip_that_never_answers_is_ended(index, package_card, slow_pip, monkey
     monkeypatch.setattr(fetch, "DOWNLOAD_SECONDS", 0.2)
     monkeypatch.setattr(fetch, "_POLL_SECONDS", 0.1)
     with pytest.raises(DownloadError, match=r"gave no answer within 0\.2 s"):
-        install(package_card("0" * 64))
+        fetch_package(package_card("0" * 64))
     assert slow_pip[0].returncode is not None
 
 
@@ -201,7 +202,7 @@ def test_pip_is_asked_for_a_wheel_and_nothing_that_it_would_build(index, package
 
     monkeypatch.setattr(fetch.subprocess, "Popen", refuse)
     with pytest.raises(Cancelled):
-        install(package_card("0" * 64))
+        fetch_package(package_card("0" * 64))
     assert {"--only-binary=:all:", "--no-deps", "--no-input"} <= set(asked)
     assert asked[-1] == "thoraxseg-test-model==1.0"
 

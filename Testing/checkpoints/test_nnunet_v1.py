@@ -7,12 +7,16 @@ import json
 import os
 import pickle
 import re
+import zipfile
 from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from thoraxseg.checkpoints.archive import safe_extract
 from thoraxseg.checkpoints.nnunet_plan import Channel, Origin, Resampling
 from thoraxseg.checkpoints.nnunet_v1 import (
     find_models,
@@ -20,7 +24,7 @@ from thoraxseg.checkpoints.nnunet_v1 import (
     read_nnunet_v1,
     read_previous_stage,
 )
-from thoraxseg.checkpoints.restricted_pickle import read_nnunet_state
+from thoraxseg.checkpoints.weights import read_weights
 from thoraxseg.errors import CheckpointError
 from thoraxseg.models import build_network, load_weights
 
@@ -106,10 +110,16 @@ def state(dimensions=3, inputs=1, outputs=3, features=(4, 8, 16), bias=False):
 FOLDERS = {"2d": 0, "3d_lowres": 0, "3d_fullres": 1, "3d_cascade_fullres": 1}
 
 
-def information(given, trainer, number):
-    arguments = ("/plans.pkl", 0, "/out", "/data", True, number, True, False, True)
+PLACES = ("/d/Task601_Mouse/plans.pkl", "/r/nnUNet/3d_fullres/Task601_Mouse/a__b/fold_0", "/d/Task601_Mouse")
+
+
+def information(given, trainer, number, fold=0, places=PLACES):
+    plans_file, out, data = places
+    arguments = (plans_file, fold, out, data, True, number, True, False, True)
     if "Cascade" in trainer:
         arguments = (*arguments[:-1], "nnUNetTrainerV2", True)
+    if "_DDP" in trainer:
+        arguments = (plans_file, fold, 3, out, data, True, number, True, False, True, True)
     return OrderedDict(init=arguments, name=trainer, plans=given) | {
         "class": f"<class 'nnunet.training.network_training.{trainer}.{trainer}'>"
     }
@@ -118,6 +128,7 @@ def information(given, trainer, number):
 def save_model(
     results, configuration="3d_fullres", given=None, folds=(0,), trainer=None, protocol=4, number=-1,
     final="model_final_checkpoint.model", tensors=None, beside=None, zipped=False,
+    places=PLACES,
 ):  # fmt: skip
     cascade = configuration == "3d_cascade_fullres"
     trainer = trainer or ("nnUNetTrainerV2CascadeFullRes" if cascade else "nnUNetTrainerV2")
@@ -141,7 +152,9 @@ def save_model(
             "amp_grad_scaler": {"scale": 65536.0},
         }
         torch.save(content, folder / final, _use_new_zipfile_serialization=zipped)
-        (folder / f"{final}.pkl").write_bytes(pickle.dumps(information(given, trainer, number), protocol))
+        (folder / f"{final}.pkl").write_bytes(
+            pickle.dumps(information(given, trainer, number, fold, places), protocol)
+        )
     return model
 
 
@@ -161,7 +174,7 @@ def model(tmp_path):
 def fits(plan):
     network = build_network(plan.architecture, plan.architecture_arguments)
     for path in plan.folds.values():
-        load_weights(network, plan.architecture, read_nnunet_state(path))
+        load_weights(network, plan.architecture, read_weights(path))
     return True
 
 
@@ -293,12 +306,29 @@ def test_models_are_found_and_chosen_by_configuration(tmp_path):
     assert len(find_models(tmp_path)) == 4
     for configuration in FOLDERS:
         assert read_nnunet_v1(tmp_path, configuration).configuration == configuration
-    with pytest.raises(CheckpointError, match=r"holds 4 models .*2d .*3d_cascade_fullres"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"holds 4 models .*2d .*3d_cascade_fullres .*Choose one by its configuration; a cascade",
+    ):
         read_nnunet_v1(tmp_path)
     with pytest.raises(CheckpointError, match="no model of configuration 'x'"):
         read_nnunet_v1(tmp_path, "x")
     with pytest.raises(CheckpointError, match="is of configuration 2d, not '3d_lowres'"):
         read_nnunet_v1(find_models(tmp_path / "nnUNet" / "2d")[0], "3d_lowres")
+
+
+def test_the_zip_of_a_task_as_nnunet_writes_it_is_opened(tmp_path):
+    for configuration in ("2d", "3d_fullres"):
+        postprocessing(save_model(tmp_path, configuration, folds=range(5)), [], "None")
+    with zipfile.ZipFile(tmp_path / "task.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in (tmp_path / "nnUNet").rglob("*"):  # names are relative to the result folder
+            archive.write(path, path.relative_to(tmp_path / "nnUNet"))
+    safe_extract(tmp_path / "task.zip", tmp_path / "unpacked")
+    with pytest.raises(
+        CheckpointError, match=r"holds 2 models .*: 2d .*, 3d_fullres .*Choose one by its config"
+    ):
+        read_nnunet_v1(tmp_path / "unpacked")
+    assert list(read_nnunet_v1(tmp_path / "unpacked", "2d").folds) == ["0", "1", "2", "3", "4"]
 
 
 def test_folders_without_a_model_are_said_to_be_none(tmp_path):
@@ -343,6 +373,126 @@ def test_the_pickle_of_one_fold_is_enough_and_none_is_too_little(tmp_path):
     (model / "fold_1" / "model_final_checkpoint.model.pkl").unlink()
     with pytest.raises(CheckpointError, match=r"model_final_checkpoint\.model\.pkl: is missing"):
         read_nnunet_v1(model)
+
+
+# One checkpoint file
+
+
+def lone(tmp_path, name="mouse.model", config="3d_fullres", fold=0, **changes):
+    """A checkpoint with its pickle that lies in no model folder."""
+    model = save_model(tmp_path / "elsewhere", config, folds=(fold,), **changes)
+    (tmp_path / "lone").mkdir()
+    for path in (model / ("all" if fold == "all" else f"fold_{fold}")).iterdir():
+        path.rename(tmp_path / "lone" / path.name.replace("model_final_checkpoint.model", name))
+    return tmp_path / "lone" / name
+
+
+def test_a_checkpoint_in_its_model_folder_means_that_folder_with_this_fold(tmp_path, monkeypatch):
+    model = postprocessing(save_model(tmp_path, folds=(0, 3, "all")), [1], "None")
+    (model / "dataset.json").write_text(json.dumps({"labels": {"0": "air", "1": "lung", "2": "tumor"}}))
+    for fold, folder in (("3", "fold_3"), ("all", "all")):
+        given = model / folder / "model_final_checkpoint.model"
+        assert read_nnunet_v1(given) == read_nnunet_v1(model, folds=[fold])
+        assert read_nnunet_v1(given).folds == {fold: given}
+    for name in ("model_final_checkpoint.model", "model_final_checkpoint.model.pkl"):
+        path = model / "fold_3" / name
+        path.rename(path.with_name(name.replace("final_checkpoint", "best")))
+    given = model / "fold_3" / "model_best.model"
+    assert read_nnunet_v1(given) == read_nnunet_v1(model, folds=["3"], best=True)
+    monkeypatch.chdir(model / "fold_3")
+    plan = read_nnunet_v1(Path("model_best.model"))
+    assert (plan.name, list(plan.labels), len(plan.cleanup)) == ("Task601_Mouse", ["lung", "tumor"], 1)
+
+
+def test_a_checkpoint_in_its_model_folder_is_compared_with_its_plans(tmp_path):
+    other = plans()
+    other["plans_per_stage"][1]["current_spacing"] = np.array([0.1, 0.1, 0.1])
+    model = save_model(tmp_path, beside=other)
+    with pytest.raises(CheckpointError, match=r"plans\.pkl: differs from .*model\.pkl in spacing_mm"):
+        read_nnunet_v1(model / "fold_0" / "model_final_checkpoint.model")
+
+
+@pytest.mark.parametrize("config", list(FOLDERS))
+@pytest.mark.parametrize("fold", [0, 3, "all"])
+def test_a_checkpoint_elsewhere_is_read_by_its_pickle(tmp_path, config, fold):
+    path = lone(tmp_path, config=config, fold=fold)
+    plan = read_nnunet_v1(path)
+    whole = read_nnunet_v1(postprocessing(save_model(tmp_path / "whole", config, folds=(fold,)), [1]))
+    assert plan.folds == {str(fold): path} and plan.cleanup == ()
+    assert "mouse.model is called neither model_final_checkpoint.model nor model_best.model" in plan.notes[0]
+    assert "without its model folder: its plans are those in mouse.model.pkl" in plan.notes[-1]
+    assert "post-processing is not known, so none is done" in plan.notes[-1]
+    assert replace(plan, folds={}, notes=()) == replace(
+        whole, name="Task601_Mouse", folds={}, notes=(), cleanup=()
+    )
+    assert fits(plan)
+
+
+def test_a_checkpoint_elsewhere_without_the_name_of_a_task_is_called_like_its_file(tmp_path):
+    path = lone(tmp_path, places=("/plans.pkl", "/out", "/data"))
+    assert read_nnunet_v1(path).name == "mouse.model"
+
+
+@pytest.mark.parametrize("place", ["elsewhere", "in its model folder"])
+def test_a_checkpoint_without_its_pickle_says_which_file_is_missing(tmp_path, place):
+    path = lone(tmp_path)
+    if place != "elsewhere":
+        model = save_model(tmp_path, folds=(0, 1))
+        path = path.rename(model / "fold_1" / "mouse.model")
+    path.with_name("mouse.model.pkl").unlink(missing_ok=True)
+    with pytest.raises(
+        CheckpointError, match=r"mouse\.model\.pkl: is missing; .* Copy it beside the checkpoint"
+    ):
+        read_nnunet_v1(path)
+
+
+def test_a_wish_that_the_given_checkpoint_cannot_meet_is_refused(tmp_path, model):
+    name = "model_final_checkpoint.model"
+    for path in (model / "fold_0" / name, lone(tmp_path, name)):
+        assert list(read_nnunet_v1(path, "3d_fullres", ["0"]).folds) == ["0"]
+        with pytest.raises(CheckpointError, match=r"\.model: is of fold 0, but folds \['1'\] are asked for"):
+            read_nnunet_v1(path, folds=["1"])
+        with pytest.raises(CheckpointError, match=r"is not called model_best\.model"):
+            read_nnunet_v1(path, best=True)
+        with pytest.raises(CheckpointError, match="is of configuration 3d_fullres, not '2d'"):
+            read_nnunet_v1(path, "2d")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"init": ("a", "b", "c", "d", True, 1)}, r"init\[1\] \(the fold\) must be the number of a fold"),
+        ({"init": ("a", -1, "c", "d", True, 1)}, r"init\[1\] \(the fold\) must be"),
+        ({"init": ("a", 0, "c", "d", True, 5)}, "the checkpoint is of stage 5"),
+        ({"plans": plans() | {"all_classes": [1, 3]}}, "without gaps, 1 to 2"),
+        ({"plans": []}, "plans must be a dict"),
+        ({"name": "nnUNetTrainerV2_ResencUNet"}, "uses another network"),
+    ],
+)
+def test_each_thing_wrong_in_the_pickle_of_a_checkpoint_elsewhere_is_named(tmp_path, change, reason):
+    path = lone(tmp_path)
+    path.with_name("mouse.model.pkl").write_bytes(
+        pickle.dumps(information(plans(), "nnUNetTrainerV2", 1) | change)
+    )
+    with pytest.raises(CheckpointError, match=rf"mouse\.model\.pkl: .*{reason}"):
+        read_nnunet_v1(path)
+
+
+def test_a_checkpoint_of_a_second_stage_by_itself_has_no_first_one(tmp_path):
+    second = read_nnunet_v1(lone(tmp_path, config="3d_cascade_fullres"))
+    assert second.previous_stage == "3d_lowres"
+    save_model(tmp_path / "elsewhere", "3d_lowres")
+    with pytest.raises(
+        CheckpointError, match=r"mouse\.model: is the second stage .* by itself .*of 3d_lowres in it"
+    ):
+        read_previous_stage(second)
+
+
+def test_a_checkpoint_of_a_second_stage_in_its_folder_finds_the_first_one(tmp_path):
+    save_model(tmp_path, "3d_lowres")
+    model = save_model(tmp_path, "3d_cascade_fullres")
+    second = read_nnunet_v1(model / "fold_0" / "model_final_checkpoint.model")
+    assert read_previous_stage(second).configuration == "3d_lowres"
 
 
 # Post-processing
@@ -427,7 +577,8 @@ def whole(**values):
         (whole(num_modalities=2), "modalities must have one entry for each of the 2 channels"),
         (whole(num_modalities=0), "num_modalities"),
         (whole(normalization_schemes={0: "evil.Module"}), r"normalization_schemes\[0\] must be one of CT"),
-        (whole(preprocessor_name="evil.Module"), "preprocessor_name must be one of"),
+        (whole(preprocessor_name="evil.Module"), "preprocessor_name of a 3-D model must be one of"),
+        (whole(preprocessor_name="PreprocessorFor2D"), "preprocessor_name of a 3-D model must be one of"),
         (whole(use_mask_for_norm={0: 1}), r"use_mask_for_norm\[0\]"),
         (whole(dataset_properties={}), "intensity properties of channel 0 are missing"),
         (whole(transpose_forward=[0, 0, 1]), "order of the axes"),
@@ -458,6 +609,16 @@ def test_each_thing_wrong_in_the_plans_is_named(model, change, reason):
     edit(model, change)
     with pytest.raises(CheckpointError, match=rf"\.pkl: .*{reason}"):
         read_nnunet_v1(model)
+
+
+def test_a_2d_model_that_would_resample_the_distance_of_slices_is_refused(tmp_path):
+    given = plans(2, 1)
+    assert len(read_nnunet_v1(save_model(tmp_path / "a", "2d", given)).spacing_mm) == 2
+    given["preprocessor_name"] = "GenericPreprocessor"
+    with pytest.raises(
+        CheckpointError, match="of a 2-D model must be one of PreprocessorFor2D, got 'GenericPrep"
+    ):
+        read_nnunet_v1(save_model(tmp_path / "b", "2d", given))
 
 
 @pytest.mark.parametrize(
@@ -497,6 +658,11 @@ def test_a_second_stage_without_a_first_in_its_plans_is_refused(tmp_path):
         read_nnunet_v1(save_model(tmp_path, "3d_cascade_fullres", given, number=0))
 
 
+def test_the_stage_of_a_trainer_on_several_gpus_is_found_behind_its_rank(tmp_path):
+    plan = read_nnunet_v1(save_model(tmp_path, "3d_lowres", trainer="nnUNetTrainerV2_DDP"))
+    assert (plan.configuration, plan.spacing_mm) == ("3d_lowres", (0.6, 0.28, 0.3))
+
+
 @pytest.mark.parametrize("trainer", ["nnUNetTrainerV2_noMirroring", "nnUNetTrainerV2_noDataAugmentation"])
 def test_trainers_without_mirroring_are_not_mirrored(tmp_path, trainer):
     assert read_nnunet_v1(save_model(tmp_path, trainer=trainer)).mirror_axes == ()
@@ -521,9 +687,19 @@ def test_a_trainer_of_the_users_own_is_noted_and_one_of_nnunets_is_not(tmp_path)
     assert not any("trainer" in note for note in known.notes)
 
 
-def test_weights_of_another_network_do_not_fit(tmp_path):
-    plan = read_nnunet_v1(save_model(tmp_path, tensors=state(inputs=2)))
-    with pytest.raises(CheckpointError, match="do not fit"):
+@pytest.mark.parametrize(
+    ("tensors", "given", "reason"),
+    [
+        (lambda: state(inputs=2), None, "is (4, 2, 1, 3, 3), expected (4, 1, 1, 3, 3)"),
+        (state, plans(channels=2), "is (4, 1, 1, 3, 3), expected (4, 2, 1, 3, 3)"),
+        (lambda: state(outputs=4), None, "decoder.seg_layers.0.weight is (4, 8, 1, 1, 1), expected (3, 8, 1, 1, 1)"),
+        (lambda: state(dimensions=2), None, "decoder.seg_layers.0.weight is (3, 8, 1, 1), expected (3, 8, 1, 1, 1)"),
+    ],
+    ids=["two channels for one", "one channel where two are needed", "labels", "dimensions"],
+)  # fmt: skip
+def test_weights_of_another_network_do_not_fit(tmp_path, tensors, given, reason):
+    plan = read_nnunet_v1(save_model(tmp_path, tensors=tensors(), given=given))
+    with pytest.raises(CheckpointError, match=f"do not fit.*{re.escape(reason)}"):
         fits(plan)
 
 
@@ -535,6 +711,16 @@ class Malicious:
 
     def __reduce__(self):
         return os.system, (f"touch {self.marker}",)
+
+
+@pytest.mark.parametrize("key", ["name", "init", "plans", "extra"])
+def test_code_in_the_pickle_of_a_checkpoint_elsewhere_does_not_run_and_is_named(tmp_path, key):
+    marker, path = tmp_path / "code-has-run", lone(tmp_path)
+    beside = path.with_name("mouse.model.pkl")
+    beside.write_bytes(pickle.dumps(pickle.loads(beside.read_bytes()) | {key: Malicious(marker)}))
+    with pytest.raises(CheckpointError, match=r"mouse\.model\.pkl: it names '\w+\.system'"):
+        read_nnunet_v1(path)
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize("name", ["plans.pkl", "fold_0/model_final_checkpoint.model.pkl"])
@@ -561,7 +747,7 @@ def test_code_in_the_weights_does_not_run_and_is_named(model, tmp_path):
     with pytest.raises(
         CheckpointError, match=r"model_final_checkpoint\.model: torch's safe loader refused .*system"
     ):
-        read_nnunet_state(plan.folds["0"])
+        read_weights(plan.folds["0"])
     assert not marker.exists()
 
 

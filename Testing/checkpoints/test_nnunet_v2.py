@@ -9,6 +9,7 @@ import re
 import shutil
 import zipfile
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from thoraxseg.checkpoints.nnunet_v2 import (
     read_nnunet_v2,
     read_previous_stage,
 )
-from thoraxseg.checkpoints.restricted_pickle import read_nnunet_state
+from thoraxseg.checkpoints.weights import read_weights
 from thoraxseg.errors import CheckpointError
 from thoraxseg.models import build_network, load_weights
 
@@ -175,7 +176,7 @@ def fits(plan):
     """Load the weights of every fold into the network of the plan, strictly."""
     network = build_network(plan.architecture, plan.architecture_arguments)
     for path in plan.folds.values():
-        load_weights(network, plan.architecture, read_nnunet_state(path))
+        load_weights(network, plan.architecture, read_weights(path))
     return True
 
 
@@ -389,11 +390,70 @@ def test_models_are_found_in_result_folders_and_unpacked_exports(tmp_path):
         assert read_nnunet_v2(folder, "2d").configuration == "2d"
 
 
+EXPORTED = {
+    "one model": (("3d_fullres",), "3d_fullres"),
+    "several": (("2d", "3d_fullres"), "2d"),
+    "a cascade": (("3d_lowres", "3d_cascade_fullres"), "3d_cascade_fullres"),
+}
+
+
+@pytest.mark.parametrize("case", EXPORTED)
+def test_what_nnunet_exports_is_opened(tmp_path, monkeypatch, case):
+    export = pytest.importorskip(
+        "nnunetv2.model_sharing.model_export", reason="nnunetv2, whose export is opened, is not installed"
+    )
+    names, wanted = EXPORTED[case]
+    for name in names:
+        model = save_model(tmp_path / "results", plans(), dataset(), name, folds=(0, 1))
+        (model / "dataset_fingerprint.json").write_text("{}")
+        cleanup_file(model / "crossval_results_folds_0_1")
+        (model / "crossval_results_folds_0_1" / "postprocessing.pkl").write_bytes(b"\x80\x04cos\nsystem\n.")
+        for fold in ("fold_0", "fold_1"):
+            (model / fold / "progress.png").write_bytes(b"\x89PNG")
+            (model / fold / "validation").mkdir()
+            (model / fold / "validation" / "summary.json").write_text("{}")
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    export.export_pretrained_model("Dataset601_Mouse", str(tmp_path / "export.zip"), names, folds=(0, 1))
+    files = safe_extract(tmp_path / "export.zip", tmp_path / "unpacked")
+    assert sum(path.name == "checkpoint_final.pth" for path in files) == 2 * len(names)
+    if len(names) == 1:
+        plan = read_nnunet_v2(tmp_path / "unpacked")
+    else:
+        with pytest.raises(
+            CheckpointError, match=r"unpacked: holds 2 models .*Choose one by its configuration"
+        ):
+            read_nnunet_v2(tmp_path / "unpacked")
+        plan = read_nnunet_v2(tmp_path / "unpacked", wanted)
+    assert (plan.configuration, list(plan.folds), plan.notes) == (wanted, ["0", "1"], ())
+    assert plan.cleanup == ({"labels": (1, 2), "keep": "largest", "min_size_mm3": None},)
+    assert fits(plan)
+    if case == "a cascade":
+        assert read_previous_stage(plan).configuration == "3d_lowres"
+
+
+def test_an_archive_without_a_model_is_said_to_have_none(tmp_path):
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        archive.writestr("Dataset601_Mouse/dataset.json", "{}")
+        archive.writestr("readme.txt", "hello")
+    safe_extract(tmp_path / "export.zip", tmp_path / "unpacked")
+    with pytest.raises(
+        CheckpointError, match=r"unpacked: expected an nnU-Net v2 model, .* plans\.json and fold_0"
+    ):
+        read_nnunet_v2(tmp_path / "unpacked")
+    with pytest.raises(
+        CheckpointError, match=r"export\.zip: not a readable torch weights file, but an archive"
+    ):
+        read_nnunet_v2(tmp_path / "export.zip")
+
+
 def test_several_models_are_listed_and_none_is_guessed(tmp_path):
     for name in ("2d", "3d_fullres"):
         save_model(tmp_path, plans(), dataset(), name)
-    with pytest.raises(CheckpointError, match=r"holds 2 models .*2d .*3d_fullres"):
+    with pytest.raises(
+        CheckpointError, match=r"holds 2 models .*2d .*3d_fullres.* Choose one by its config"
+    ) as told:
         read_nnunet_v2(tmp_path)
+    assert "cascade" not in str(told.value)
     with pytest.raises(
         CheckpointError, match=r"no model of configuration '3d_lowres'; there are: 2d .*3d_fullres"
     ):
@@ -466,6 +526,167 @@ def test_a_model_without_folds_says_so(model):
     shutil.rmtree(model / "fold_0")
     with pytest.raises(CheckpointError, match=r"no fold has checkpoint_final\.pth; fold folders: none"):
         read_nnunet_v2(model)
+
+
+# One checkpoint file
+
+
+def lone(
+    tmp_path, name="mouse.pth", plan_dict=None, dataset_dict=None, config="3d_fullres", fold=0, **changes
+):
+    """A checkpoint that lies in no model folder."""
+    model = save_model(
+        tmp_path / "elsewhere", plan_dict or plans(), dataset_dict or dataset(), config, (fold,), **changes
+    )
+    (tmp_path / "lone").mkdir()
+    return next(model.glob("fold_*/*.pth")).rename(tmp_path / "lone" / name)
+
+
+def test_a_checkpoint_in_its_model_folder_means_that_folder_with_this_fold(tmp_path, monkeypatch):
+    model = save_model(tmp_path, plans(), dataset(), folds=(0, 2, "all"))
+    save_fold(model, 2, plans(), dataset(), "3d_fullres", "checkpoint_best.pth")
+    cleanup_file(model / "crossval_results_folds_2")
+    for fold in ("2", "all"):
+        given = model / f"fold_{fold}" / "checkpoint_final.pth"
+        assert read_nnunet_v2(given) == read_nnunet_v2(model, folds=[fold])
+        assert read_nnunet_v2(given).folds == {fold: given}
+    assert len(read_nnunet_v2(model / "fold_2" / "checkpoint_final.pth").cleanup) == 1
+    given = model / "fold_2" / "checkpoint_best.pth"
+    assert read_nnunet_v2(given) == read_nnunet_v2(model, folds=["2"], best=True)
+    monkeypatch.chdir(model / "fold_2")
+    plan = read_nnunet_v2(Path("checkpoint_best.pth"))
+    assert (list(plan.folds), len(plan.cleanup), plan.notes) == (["2"], 1, ())
+
+
+def test_a_checkpoint_in_its_model_folder_is_as_strictly_read_as_the_folder(model):
+    given = model / "fold_0" / "checkpoint_final.pth"
+    edit(model / "plans.json", at("configurations.X.spacing", [0.3, 0.3, 0.3]))
+    with pytest.raises(CheckpointError, match=r"plans\.json: differs from the plans .* in spacing_mm"):
+        read_nnunet_v2(given)
+    (model / "dataset.json").unlink()
+    with pytest.raises(CheckpointError, match=r"dataset\.json: the file is missing"):
+        read_nnunet_v2(given)
+
+
+@pytest.mark.parametrize("config", ["2d", "3d_fullres"])
+@pytest.mark.parametrize("fold", [0, 3, "all"])
+def test_a_checkpoint_elsewhere_is_read_by_its_own_copies(tmp_path, config, fold):
+    path = lone(tmp_path, config=config, fold=fold)
+    plan = read_nnunet_v2(path)
+    folder = save_model(tmp_path / "whole", plans(), dataset(), config, (fold,))
+    cleanup_file(folder / f"crossval_results_folds_{fold}")
+    whole = read_nnunet_v2(folder)
+    assert plan.folds == {str(fold): path} and plan.cleanup == ()
+    assert "mouse.pth is called neither checkpoint_final.pth nor checkpoint_best.pth" in plan.notes[0]
+    assert "without its model folder: plans and dataset are the copies kept in it" in plan.notes[-1]
+    assert "post-processing is not known, so none is done" in plan.notes[-1]
+    assert replace(plan, folds={}, notes=()) == replace(whole, folds={}, notes=(), cleanup=())
+    assert fits(plan)
+
+
+def test_a_final_checkpoint_elsewhere_needs_no_note_on_its_name(tmp_path):
+    for name in ("checkpoint_final.pth", "checkpoint_best.pth"):
+        (note,) = read_nnunet_v2(lone(tmp_path / name, name)).notes
+        assert "without its model folder" in note
+
+
+def test_a_fold_folder_without_its_model_counts_as_elsewhere(tmp_path, model):
+    (tmp_path / "other").mkdir()
+    shutil.copytree(model / "fold_0", tmp_path / "other" / "fold_4")
+    plan = read_nnunet_v2(tmp_path / "other" / "fold_4" / "checkpoint_final.pth")
+    assert list(plan.folds) == ["0"]  # what the checkpoint says, not the folder
+    assert "without its model folder" in plan.notes[-1]
+
+
+def test_a_wish_that_the_given_checkpoint_cannot_meet_is_refused(tmp_path, model):
+    for path in (model / "fold_0" / "checkpoint_final.pth", lone(tmp_path, "checkpoint_final.pth")):
+        assert list(read_nnunet_v2(path, "3d_fullres", ["fold_0"]).folds) == ["0"]
+        with pytest.raises(
+            CheckpointError, match=r"final\.pth: is of fold 0, but folds \['0', '1'\] are asked for"
+        ):
+            read_nnunet_v2(path, folds=["0", "1"])
+        with pytest.raises(CheckpointError, match=r"is not called checkpoint_best\.pth"):
+            read_nnunet_v2(path, best=True)
+        with pytest.raises(CheckpointError, match="is of configuration '3d_fullres', not '2d'"):
+            read_nnunet_v2(path, "2d")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"plans": None}, r"keeps no copy of its own \(init_args\.plans\)\. Give its whole model folder"),
+        ({"dataset_json": None}, r"keeps no copy of its own \(init_args\.dataset_json\)"),
+        ({"plans": ["a"]}, r"keeps no copy of its own \(init_args\.plans\)"),
+        ({"fold": None}, r"init_args\.fold must be the number of a fold or 'all', got None"),
+        ({"fold": -1}, r"init_args\.fold must be"),
+        ({"fold": True}, r"init_args\.fold must be"),
+        ({"fold": "../0"}, r"init_args\.fold must be"),
+        ({"configuration": None}, "does not say its configuration"),
+        ({"configuration": "4d"}, r"init_args\.plans: configuration '4d' .* not described"),
+        ({"dataset_json": dataset(labels={"background": 0, "x": 2})}, r"init_args\.dataset_json: .*without gaps"),
+        ({"dataset_json": dataset(2)}, r"init_args\.plans: .*normalizes 1 channels .*has 2"),
+        ({"dataset_json": dataset(labels={"background": 0, "a": 1})}, r"labels of init_args\.dataset_json say 2"),
+        ({"dataset_json": {1: "a", "1": "b"}}, r"init_args\.dataset_json: key '1' is given twice"),
+        ({"dataset_json": {"a": b"b"}}, r"init_args\.dataset_json: it is no plain JSON"),
+        ({"plans": {"a": float("nan")}}, r"init_args\.plans: it is no plain JSON"),
+        ({"plans": {"a": "x" * (17 << 20)}}, r"it stands for|larger than 16 MiB"),
+    ],
+)  # fmt: skip
+def test_each_thing_wrong_in_a_checkpoint_elsewhere_is_named(tmp_path, arguments, reason):
+    told = {"plans": plans(), "dataset_json": dataset(), "configuration": "3d_fullres", "fold": 0} | arguments
+    path = lone(tmp_path, init_args=told)
+    with pytest.raises(CheckpointError, match=rf"mouse\.pth.*({reason})"):
+        read_nnunet_v2(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("image_reader_writer", "os.system"), "image_reader_writer must be one of"),
+        (("configurations.X.architecture.network_class_name", "os.system"), "network_class_name must be one of"),
+        (("configurations.X.patch_size", [16, 32, 26]), "cannot be divided"),
+        (("configurations.X.inherits_from", "3d_fullres"), "in a circle"),
+    ],
+)  # fmt: skip
+def test_each_thing_wrong_in_the_plans_of_a_checkpoint_elsewhere_is_named(tmp_path, change, reason):
+    changed = plans()
+    at(*change)(changed)
+    with pytest.raises(CheckpointError, match=rf"mouse\.pth, init_args\.plans: .*{reason}"):
+        read_nnunet_v2(lone(tmp_path, plan_dict=changed, state=weights(plans(), dataset(), "3d_fullres")))
+
+
+def test_weights_that_do_not_fit_the_copies_in_their_checkpoint_are_refused(tmp_path):
+    path = lone(tmp_path, state=weights(plans(channels=2), dataset(2), "3d_fullres"))
+    with pytest.raises(
+        CheckpointError, match=r"takes 2 input channels, init_args\.plans and .*dataset_json say 1"
+    ):
+        read_nnunet_v2(path)
+
+
+def test_a_file_that_is_no_checkpoint_of_nnunet_is_said_to_be_none(tmp_path):
+    torch.save({"state_dict": {"a": torch.ones(1)}}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"w\.pth: .*so it is not of nnU-Net v2"):
+        read_nnunet_v2(tmp_path / "w.pth")
+    (tmp_path / "w.pth").write_text("hello")
+    with pytest.raises(CheckpointError, match=r"w\.pth: expected a weights file .*got a text file"):
+        read_nnunet_v2(tmp_path / "w.pth")
+
+
+def test_a_checkpoint_of_a_second_stage_by_itself_has_no_first_one(tmp_path):
+    second = read_nnunet_v2(lone(tmp_path, config="3d_cascade_fullres"))
+    assert second.previous_stage == "3d_lowres"
+    save_model(tmp_path / "elsewhere" / "b", plans(), dataset(), "3d_lowres")
+    with pytest.raises(
+        CheckpointError, match=r"mouse\.pth: is the second stage .* by itself .*of 3d_lowres in it"
+    ):
+        read_previous_stage(second)
+
+
+def test_a_checkpoint_of_a_second_stage_in_its_folder_finds_the_first_one(tmp_path):
+    save_model(tmp_path, plans(), dataset(), "3d_lowres")
+    model = save_model(tmp_path, plans(), dataset(), "3d_cascade_fullres")
+    second = read_nnunet_v2(model / "fold_0" / "checkpoint_final.pth")
+    assert read_previous_stage(second).configuration == "3d_lowres"
 
 
 # Cascades
@@ -862,8 +1083,19 @@ class Malicious:
 def test_code_in_a_checkpoint_of_a_model_does_not_run(tmp_path):
     marker = tmp_path / "code-has-run"
     model = save_model(tmp_path, plans(), dataset(), extra=Malicious(marker))
-    with pytest.raises(CheckpointError, match=r"fold_0.checkpoint_final\.pth: torch's safe loader refused"):
-        read_nnunet_v2(model)
+    for path in (model, model / "fold_0" / "checkpoint_final.pth"):
+        with pytest.raises(
+            CheckpointError, match=r"fold_0.checkpoint_final\.pth: torch's safe loader refused"
+        ):
+            read_nnunet_v2(path)
+    assert not marker.exists()
+
+
+def test_code_in_a_checkpoint_elsewhere_does_not_run(tmp_path):
+    marker = tmp_path / "code-has-run"
+    path = lone(tmp_path, logging={"a": Malicious(marker)})
+    with pytest.raises(CheckpointError, match=r"mouse\.pth: torch's safe loader refused"):
+        read_nnunet_v2(path)
     assert not marker.exists()
 
 

@@ -34,8 +34,8 @@ def mouse(deepmeta_home):
     predictor = load_predictor(checkpoint, Device.CPU)
 
     def run(contrast):
-        prepared = prepare(volume, card, contrast)
-        raw = predictor.probabilities(prepared.image).argmax(axis=0).astype(np.uint8)
+        prepared = prepare([volume], card, contrast)
+        raw = predictor.probabilities(prepared.channels).argmax(axis=0).astype(np.uint8)
         labels, warnings = clean_up(raw, prepared.image, prepared.ijk_to_ras, card.postprocess)
         warnings = check_prepared(prepared.image, card) + warnings
         return SimpleNamespace(prepared=prepared, raw=raw, labels=labels, warnings=warnings)

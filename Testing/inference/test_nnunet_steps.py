@@ -219,6 +219,32 @@ def test_regions_write_their_labels_in_order_above_one_half(origin):
     assert entropy[0, 0, 0] == pytest.approx(np.log(2))
 
 
+@pytest.mark.parametrize("regions", [None, (1, 2)], ids=["classes", "regions"])
+def test_logits_and_their_probabilities_give_the_same_answer_when_it_is_said_which_they_are(regions):
+    image, outputs = ramp(), 3 if regions is None else 2
+    labels = {"all": (1, 2), "core": (2,)} if regions else {"heart": (1,), "lungs": (2,)}
+    plan = plan_of(Origin.V2, labels=labels, regions_class_order=regions)
+    # Logits below 0 whose probabilities are above 0, and above 0 whose probabilities are below 1.
+    logits = np.stack([image[0] * slope - 1 for slope in (0.6, 1.1, 0.9)[:outputs]])
+    logits[1:] *= 3
+    exponents = np.exp(logits)
+    probabilities = (exponents / exponents.sum(0) if regions is None else exponents / (1 + exponents)).astype(
+        "f4"
+    )
+    grid = nnunet.preprocess(image, UNIT, plan)[1]
+    usual = nnunet.Answer(logits, grid, plan)
+    told = nnunet.Answer(probabilities, grid, plan, are_probabilities=True)
+    assert len(np.unique(usual.labels())) > 1
+    assert (told.labels() == usual.labels()).all()
+    assert np.abs(told.probabilities() - usual.probabilities()).max() < 1e-6
+    assert np.abs(told.labels_and_entropy()[1] - usual.labels_and_entropy()[1]).max() < 1e-5
+    first = replace(plan, origin=Origin.V1)
+    assert (nnunet.Answer(probabilities, grid, first).labels() == usual.labels()).all()
+    turned = nnunet.Answer(logits, grid, first, are_probabilities=False)
+    assert (turned.labels() == usual.labels()).all()
+    assert np.abs(turned.probabilities() - usual.probabilities()).max() < 1e-6
+
+
 def test_version_one_normalizes_after_resampling_and_version_two_before():
     image = np.zeros((1, 6, 6, 6), dtype=np.float32)
     image[0, :3], image[0, 3:] = 100, 1
@@ -299,7 +325,22 @@ def test_a_cascade_in_a_cropped_image_keeps_its_labels_in_place():
         assert prepared[1, :, 0, 0].tolist() == [0, 0, 1, 1]
 
 
+TWO = (Channel("CT", "none", False, {}), Channel("MRI", "none", False, {}))
 REFUSED = {
+    "one channel where two are needed": (
+        np.ones((1, 4, 4, 4)),
+        UNIT,
+        {"channels": TWO},
+        r"with 2 channel\(s\) \(CT, MRI\), got shape \(1, 4, 4, 4\). Give one image a channel, in this order",
+    ),
+    "no voxels": (np.zeros((1, 0, 4, 4)), UNIT, {}, "got shape"),
+    "a picture": (
+        np.ones((1, 4, 4)),
+        UNIT,
+        {"patch_size": (4, 4), "spacing_mm": (1.0, 1.0)},
+        "channels, z, y, x",
+    ),
+    "two spacings": (np.ones((1, 4, 4, 4)), (1, 1), {}, "three spacings"),
     "channels": (np.zeros((2, 4, 4, 4)), UNIT, {}, "1 channel.s. .CT., got shape"),
     "dimensions": (np.zeros((4, 4, 4)), UNIT, {}, "channels, z, y, x"),
     "numbers": (np.full((1, 4, 4, 4), np.nan), UNIT, {}, "NaN or infinity"),
@@ -315,6 +356,29 @@ def test_an_image_that_does_not_fit_is_refused_with_a_reason(case):
     image, spacing, changes, message = REFUSED[case]
     with pytest.raises(InputError, match=message):
         nnunet.preprocess(image, spacing, plan_of(**changes))
+
+
+@pytest.mark.parametrize("origin", Origin)
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_model_without_folds_is_refused_before_the_image_is_prepared(monkeypatch, origin, dimensions):
+    plan = plan_of(origin, patch_size=(8,) * dimensions, spacing_mm=(1.0,) * dimensions)
+    with pytest.raises(CheckpointError, match=r"Phantom, 3d_fullres: .* no fold was given"):
+        nnunet.predict_scores(ramp(), plan, [])
+    monkeypatch.setattr(nnunet, "preprocess", None)
+    with pytest.raises(CheckpointError, match="no fold was given"):
+        nnunet.predict(ramp(), UNIT, plan, [])
+
+
+@pytest.mark.parametrize("origin", Origin)
+@pytest.mark.parametrize("slices_mm", [0.2, 1.0, 7.0])
+def test_a_2d_model_leaves_the_slices_as_they_are(origin, slices_mm):
+    values = np.array([3, 1, 9, 2, 7], dtype=np.float32).reshape(5, 1, 1)
+    image = np.tile(values, (1, 1, 12, 12))
+    plan = plan_of(origin, patch_size=(8, 8), spacing_mm=(0.5, 1.0))
+    prepared, grid = nnunet.preprocess(image, (slices_mm, 1.0, 1.0), plan)
+    assert prepared.shape == (1, 5, 24, 12)
+    assert grid.target_spacing_mm == (slices_mm, 0.5, 1.0)
+    assert np.abs(prepared[0] - values).max() < 1e-4  # no slice has anything of its neighbors
 
 
 def test_plans_and_weights_that_do_not_fit_are_refused_with_a_reason():

@@ -178,6 +178,9 @@ CASES = {
     "two_dimensions": (
         plan_of((16, 20), (1.0, 1.0), channels=(("zscore", False),), mirror=(0, 1)), (4, 24, 26), (2.5, 1.2, 0.9), {}
     ),
+    "two_dimensions_far_slices": (plan_of((16, 20), (1.0, 1.0), mirror=(0,)), (4, 24, 26), (5.0, 1.2, 0.9), {}),
+    "two_dimensions_close_slices": (plan_of((16, 20), (1.0, 1.0)), (9, 20, 18), (0.2, 1.2, 0.9), {"border": 1}),
+    "two_dimensions_transposed": (plan_of((16, 16), (1.0, 0.8), (1, 2, 0)), (20, 4, 22), (1.0, 5.0, 1.1), {}),
     "regions": (plan_of(regions=(1, 2, 3), spacing=(1.0, 1.2, 1.0)), (18, 22, 20), (1, 1, 1), {"border": 2}),
     "cascade": (plan_of(previous="3d_lowres", spacing=(1.0, 0.9, 1.2)), (20, 21, 18), (1.0, 1.1, 1.0), {}),
     "coarse_cascade": (plan_of((8, 16, 16), (2, 0.7, 0.7), previous="3d_lowres"), (9, 25, 24), (4, 1, 0.8), {}),

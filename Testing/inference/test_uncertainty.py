@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from thoraxseg.errors import InputError
-from thoraxseg.inference import predictive_entropy
+from thoraxseg.inference import Quantity, predictive_entropy
+from thoraxseg.inference.uncertainty import FOLD_SPREAD, entropy_of
 
 
 def maps(*classes, shape=(1, 1, 1)):
@@ -47,3 +48,21 @@ def test_numbers_that_do_not_sum_to_1_are_refused(probabilities):
     array[:, 0, 0, 4] = probabilities
     with pytest.raises(InputError, match="sum to 1"):
         predictive_entropy(array)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_a_map_of_entropy_says_what_of_its_unit_and_its_maximum(classes):
+    quantity = entropy_of("the class probabilities", classes)
+    assert quantity == Quantity("entropy_nat", "entropy of the class probabilities", "nat", np.log(classes))
+    found = predictive_entropy(maps(*[1 / classes] * classes))
+    assert found.item() == pytest.approx(quantity.maximum, rel=1e-6)
+
+
+def test_the_spread_of_two_folds_that_contradict_each_other_is_its_maximum():
+    from thoraxseg.inference.sampling import FoldSpread
+
+    folds = FoldSpread()
+    folds.add(maps(0, 1))
+    folds.add(maps(1, 0))
+    assert folds.spread().item() == FOLD_SPREAD.maximum == 0.5
+    assert FOLD_SPREAD.unit == "1" and FOLD_SPREAD.key == "fold_spread"

@@ -7,12 +7,15 @@ import io
 import numpy as np
 import pytest
 
+from thoraxseg.checkpoints.structures import other
+from thoraxseg.inference.uncertainty import FOLD_SPREAD, entropy_of
 from thoraxseg.progress import Cancelled
 from thoraxseg.report.figures import choose_slices, draw
 from thoraxseg.report.surfaces import _surface, draw_surfaces
 from thoraxseg.segmentation import STRUCTURES, Segmentation
 from thoraxseg.volume import Volume, geometry_from_spacing, to_ras
 
+ENTROPY = entropy_of("the class probabilities", 3)
 SIDED = {1: STRUCTURES["right_lung"], 2: STRUCTURES["left_lung"]}
 LUNGS = {1: STRUCTURES["lungs"], 2: STRUCTURES["tumors"]}
 
@@ -44,7 +47,7 @@ def sided(codes: str, degrees_geometry=None) -> tuple[Volume, Segmentation]:
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "RIA", "ASL", "SPR"])
 def test_the_right_lies_on_the_left_and_the_head_above(codes):
     volume, segmentation = sided(codes)
-    picture = pixels(draw(volume, segmentation, None)["contours"])
+    picture = pixels(draw(volume, segmentation, None, None)["contours"])
     width = picture.shape[1] / 4
     foot = int(picture.shape[0] * 0.9)
     for key, on_left, above in ((1, True, True), (2, False, False)):
@@ -57,13 +60,13 @@ def test_the_right_lies_on_the_left_and_the_head_above(codes):
 
 
 def test_every_storage_of_the_same_anatomy_gives_the_same_picture():
-    first = pixels(draw(*sided("RAS"), None)["contours"])
-    assert np.array_equal(first, pixels(draw(*sided("PIL"), None)["contours"]))
+    first = pixels(draw(*sided("RAS"), None, None)["contours"])
+    assert np.array_equal(first, pixels(draw(*sided("PIL"), None, None)["contours"]))
 
 
 def test_a_contour_runs_around_its_segment_and_the_image_shows_inside():
     volume, segmentation = sided("RIA")
-    picture = pixels(draw(volume, segmentation, None)["contours"])
+    picture = pixels(draw(volume, segmentation, None, None)["contours"])
     line = near(picture, SIDED[1].color)[: int(picture.shape[0] * 0.45), : picture.shape[1] // 4]
     rows, columns = np.nonzero(line)
     middle = picture[(rows.min() + rows.max()) // 2, (columns.min() + columns.max()) // 2]
@@ -74,21 +77,61 @@ def test_doubt_is_painted_where_it_is_and_nowhere_else():
     volume, segmentation = sided("RIA")
     entropy = np.zeros(volume.shape, np.float32)
     entropy[segmentation.labels == 1] = np.log(3)
-    picture = pixels(draw(volume, segmentation, entropy)["uncertainty"])
+    picture = pixels(draw(volume, segmentation, entropy, ENTROPY)["uncertainty"])
     top = picture[: int(picture.shape[0] * 0.88)]
     colored = (top.max(axis=2) - top.min(axis=2)) > 0.15
     width = picture.shape[1] / 4
     assert colored.mean() > 0.01
     assert (np.nonzero(colored)[1] % width < width / 2).mean() > 0.95
-    none = pixels(draw(volume, segmentation, np.zeros_like(entropy))["uncertainty"])[
+    none = pixels(draw(volume, segmentation, np.zeros_like(entropy), ENTROPY)["uncertainty"])[
         : int(picture.shape[0] * 0.88)
     ]
     assert not ((none.max(axis=2) - none.min(axis=2)) > 0.15).any()
     assert near(none, (1, 1, 1), 0.05).mean() > 0.01  # no veil over the image
 
 
+def test_the_color_of_doubt_depends_on_its_own_maximum():
+    volume, segmentation = sided("RIA")
+    doubt = np.zeros(volume.shape, np.float32)
+    doubt[segmentation.labels == 1] = FOLD_SPREAD.maximum
+
+    def brightest(values, quantity):
+        picture = pixels(draw(volume, segmentation, values, quantity)["uncertainty"])
+        top = picture[: int(picture.shape[0] * 0.88)]
+        return top[np.unravel_index((top[..., 0] - top[..., 2]).argmax(), top.shape[:2])]
+
+    full = brightest(doubt, FOLD_SPREAD)
+    np.testing.assert_allclose(brightest(doubt / 0.5 * np.float32(np.log(3)), ENTROPY), full, atol=0.02)
+    assert np.abs(brightest(doubt, ENTROPY) - full).max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["organ", "the left lobe of an organ that has a very long name indeed"])
+@pytest.mark.parametrize("count", [1, 5, 24])
+def test_the_legend_names_every_structure_and_ends_at_the_border_of_the_picture(name, count):
+    labels = np.zeros((4, 30, 8), np.uint8)
+    for n in range(count):
+        labels[:, n, 2:6] = n + 1
+    named = {n: other(f"{name} {n}", n) for n in range(1, count + 1)}
+    segmentation = Segmentation(labels, np.eye(4), named)
+    picture = pixels(draw(Volume(labels.astype(np.float32), np.eye(4)), segmentation, None, None)["contours"])
+    # The strip below the slices begins where the last row of panels ends.
+    foot = picture[-int(130 * (0.3 + 0.22 * (count > 4))) :]
+    background = picture[-1, 0]
+    for edge in (foot[:, :4], foot[:, -4:], foot[-4:]):
+        np.testing.assert_allclose(edge, np.broadcast_to(background, edge.shape), atol=0.02)
+    strip = picture[-int(130 * (0.45 + 0.22 * count)) :]
+    assert all(near(strip, structure.color, 0.03).any() for structure in named.values())
+
+
+@pytest.mark.parametrize("name", ["$x_{$", "a $ b", r"$\unknown$", "100 % \\", "^_^"])
+def test_a_name_is_never_a_formula(name):
+    labels = np.ones((2, 3, 4), np.uint8)
+    segmentation = Segmentation(labels, np.eye(4), {1: other(name, 1)})
+    assert draw(Volume(labels.astype(np.float32), np.eye(4)), segmentation, None, None)["contours"]
+
+
 def test_the_same_case_gives_the_same_bytes():
-    assert draw(*sided("RAS"), None) == draw(*sided("RAS"), None)
+    assert draw(*sided("RAS"), None, None) == draw(*sided("RAS"), None, None)
 
 
 def test_the_slices_hold_the_most_tumor_and_lie_in_the_labeled_part():
@@ -120,6 +163,7 @@ def test_an_odd_shape_gives_pictures_that_can_be_opened(shape, spacing_mm):
         Volume(np.arange(labels.size, dtype=np.int16).reshape(shape), segmentation.ijk_to_ras),
         segmentation,
         None,
+        None,
     )
     for png in pictures.values():
         assert max(pixels(png).shape) < 4000
@@ -130,7 +174,10 @@ def test_an_empty_segmentation_and_a_flat_image_still_give_pictures(value):
     labels = np.zeros((4, 5, 6), np.uint8)
     segmentation = Segmentation(labels, np.eye(4), LUNGS)
     pictures = draw(
-        Volume(np.full(labels.shape, value, np.float32), np.eye(4)), segmentation, labels.astype(np.float32)
+        Volume(np.full(labels.shape, value, np.float32), np.eye(4)),
+        segmentation,
+        labels.astype(np.float32),
+        ENTROPY,
     )
     assert set(pictures) == {"contours", "uncertainty", "surfaces"}
     assert not near(pixels(pictures["surfaces"]), STRUCTURES["lungs"].color).any()
@@ -166,4 +213,4 @@ def test_drawing_can_be_cancelled():
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        draw(*sided("RAS"), None, cancel)
+        draw(*sided("RAS"), None, None, cancel)

@@ -180,7 +180,38 @@ def test_an_assumed_orientation_is_not_shown_as_known(record):
 
 
 def test_the_record_says_the_range_of_doubt_for_labels_with_gaps(record):
+    from thoraxseg.inference.uncertainty import entropy_of
     from thoraxseg.report import uncertainty_fields
 
     assert record["uncertainty"]["range"] == pytest.approx([0, np.log(3)])
-    assert uncertainty_fields(4)["thoraxseg_range"].startswith("0 to ln 4 = 1.386")
+    assert uncertainty_fields(entropy_of("it", 4))["thoraxseg_range"] == "0 to 1.386294"
+
+
+def test_the_spread_of_folds_is_shown_as_such(record, page):
+    spread = {
+        "kind": "standard deviation, over the folds",
+        "key": "fold_spread",
+        "unit": "1",
+        "range": [0.0, 0.5],
+    }
+    changed = {**record, "uncertainty": {**spread, "maximum_found": 0.25}}
+    rows = [{**row, "mean_fold_spread": 0.125} for row in record["measurements"]["structures"]]
+    changed["measurements"] = {**record["measurements"], "structures": rows}
+    pictures = {"contours": b"", "surfaces": b"", "uncertainty": b""}
+    words = Page(render_page(changed, pictures)).words
+    assert "Standard deviation, over the folds, 0 to 0.500" in words
+    assert "Mean fold spread" in words and "0.125" in words
+    assert "in nat" not in words and "entropy (nat)" not in words
+    assert "Mean entropy (nat)" in Page(page).words
+
+
+def test_the_record_names_channels_weights_and_what_was_averaged(record):
+    made = record["provenance"]
+    assert made["channels"] == [record["input"]["name"]]
+    assert made["sampling"] is None
+    assert made["checkpoint"]["averaging"] == "probabilities"
+    assert made["checkpoint"]["weights"] == ["phantom-threshold.safetensors"]
+    assert made["checkpoint"]["assumed"] == []
+    assert record["uncertainty"]["key"] == "entropy_nat"
+    assert record["uncertainty"]["kind"] == "entropy of the class probabilities"
+    assert 0 < record["uncertainty"]["maximum_found"] <= record["uncertainty"]["range"][1] + 1e-6

@@ -1,11 +1,11 @@
-"""Which checkpoints exist and where their files lie; a name or a path in, a verified checkpoint out."""
+"""Which checkpoints exist and where their files lie."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from thoraxseg.checkpoints.card import Card, CardFile, read_card
 from thoraxseg.errors import CheckpointError
@@ -23,6 +23,20 @@ class Checkpoint:
 
     card: Card
     weights: tuple[Path, ...]
+    previous: Checkpoint | None = None
+    """The first stage of a cascade of nnU-Net."""
+    lungs: Checkpoint | None = None
+    """What makes the lung map of a network that takes one."""
+    members: tuple[Checkpoint, ...] = ()
+    """The parts of an ensemble, which has no weights of its own."""
+    shares: tuple[float, ...] = ()
+    """What each member counts, in sum 1."""
+    space: str = ""
+    """What an ensemble averages: `probabilities` or `logits`."""
+    scratch: Any = field(default=None, compare=False, repr=False)
+    """Keeps the folder of an unpacked archive on the disk for as long as the checkpoint is in use."""
+    assumed: tuple[str, ...] = ()
+    """What was assumed because the files do not tell it; every result says so."""
 
 
 def home() -> Path:
@@ -42,7 +56,7 @@ def list_cards() -> dict[str, Card]:
     in a folder of another name, or takes a name already in use.
     """
     cards = {card.name: card for card in map(read_card, sorted(_BUNDLED_CARDS.glob("*.json")))}
-    for path in sorted((home() / "checkpoints").glob(f"*/{CARD_FILE}")):
+    for path in sorted((home() / "checkpoints").glob(f"[!.]*/{CARD_FILE}")):  # one with a dot is being made
         card = read_card(path)
         if card.name in cards:
             raise CheckpointError(
@@ -62,37 +76,6 @@ def folder_of(card: Card) -> Path:
     return _BUNDLED_WEIGHTS if card.source.kind == "bundled" else home() / "checkpoints" / card.name
 
 
-def open_checkpoint(name_or_path: str | os.PathLike[str]) -> Checkpoint:
-    """Return the checkpoint of a catalog name, a folder with `card.json`, a card, or a known weights file.
-
-    Every weight file is hashed and compared with the card. Raises CheckpointError when the name is
-    unknown, a file is missing or its SHA-256 is not the card's.
-    """
-    text = os.fspath(name_or_path)
-    cards = list_cards()
-    if text in cards:
-        return _verified(cards[text], folder_of(cards[text]))
-    path = Path(text)
-    if path.is_dir():
-        return _verified(read_card(path / CARD_FILE), path)
-    if path.is_file() and path.suffix == ".json":
-        return _verified(read_card(path), path.parent)
-    if path.is_file():
-        return _recognized(path, cards)
-    close = get_close_matches(text, cards, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    raise CheckpointError(
-        f"unknown checkpoint {text!r}: neither a name in the catalog ({', '.join(sorted(cards))}) nor an "
-        f"existing file or folder.{hint}"
-    )
-
-
-def _verified(card: Card, folder: Path) -> Checkpoint:
-    for file in card.weights:
-        verify(folder / file.name, file, card)
-    return Checkpoint(card, tuple(folder / file.name for file in card.weights))
-
-
 def verify(path: Path, file: CardFile, card: Card) -> None:
     """Raise CheckpointError unless the file is there and is, bit for bit, the one the card names."""
     if not path.is_file():
@@ -107,17 +90,6 @@ def verify(path: Path, file: CardFile, card: Card) -> None:
             f"{path}: expected SHA-256 {file.sha256[:12]}... as on the card of {card.name}, got "
             f"{digest[:12]}...: the file is damaged or another one. Delete it and install the checkpoint again."
         )
-
-
-def _recognized(path: Path, cards: dict[str, Card]) -> Checkpoint:
-    digest = _digest(path)
-    for card in cards.values():
-        if [file.sha256 for file in card.weights] == [digest]:
-            return Checkpoint(card, (path,))
-    raise CheckpointError(
-        f"{path.name}: SHA-256 {digest[:12]}... is on no card of the catalog ({', '.join(sorted(cards))}). "
-        f"Put a {CARD_FILE} that describes these weights beside them and give the folder."
-    )
 
 
 def _digest(path: Path) -> str:

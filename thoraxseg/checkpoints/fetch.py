@@ -39,7 +39,7 @@ def sample_path(card: Card, name: str) -> Path:
     )
 
 
-def install(card: Card, progress: Progress = silent) -> Path:
+def fetch_package(card: Card, progress: Progress = silent) -> Path:
     """Fetch the card's weights and samples unless they are here, and return their folder.
 
     The archive and every file are compared with the card's SHA-256 before anything gets its final

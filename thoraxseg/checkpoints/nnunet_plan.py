@@ -8,6 +8,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+ARCHITECTURES = ("plain_conv_unet", "residual_encoder_unet")
+NORMALIZATIONS = ("ct", "ct2", "zscore", "none", "rescale01", "rgb01")
+READERS = (
+    *("SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient"),
+    *("Tiff3DIO", "NaturalImage2DIO"),
+)
+
 
 class Origin(Enum):
     """Which nnU-Net trained the model; it decides the order of steps and what is averaged."""

@@ -1,8 +1,9 @@
-"""nnU-Net v1 model folders -> plans that can be run; pickles are read without looking anything up that they name.
+"""nnU-Net v1 models -> plans that can be run; pickles are read without looking anything up that they name.
 
 A model folder is `trainer__plans` with `plans.pkl`, `fold_k` (or `all`) and `postprocessing.json`. As in nnU-Net
 the plans in `model_final_checkpoint.model.pkl` count, which also says trainer and stage; those of `plans.pkl`
-must agree. Weights keep their names here: `plain_conv_unet` maps them. Facts: nnunet 1.7.1 (Apache-2.0).
+must agree. A `.model` file that lies outside of a model folder is read by its pickle alone. Weights keep their
+names here: `plain_conv_unet` maps them. Facts: nnunet 1.7.1 (Apache-2.0).
 """
 
 from __future__ import annotations
@@ -12,26 +13,29 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from thoraxseg.checkpoints import fields
 from thoraxseg.checkpoints.fields import FieldError, list_of, maybe, one_of
-from thoraxseg.checkpoints.nnunet_plan import Channel, NnunetPlan, Origin, Resampling
-from thoraxseg.checkpoints.nnunet_v2 import (
+from thoraxseg.checkpoints.nnunet_folder import (
     MAX_CONVS,
     MAX_FEATURES,
     MAX_LABEL,
     MAX_PATCH,
     MAX_STAGES,
+    REMEDY,
     below,
     check_inverse,
+    check_lone,
     check_strides,
     choose_folds,
     choose_model,
     fold_folders,
+    fold_told,
     largest,
+    model_of,
     naming,
     odd,
     permutation,
@@ -39,6 +43,7 @@ from thoraxseg.checkpoints.nnunet_v2 import (
     search_models,
     statistics_of,
 )
+from thoraxseg.checkpoints.nnunet_plan import Channel, NnunetPlan, Origin, Resampling
 from thoraxseg.checkpoints.restricted_pickle import load_plain
 from thoraxseg.errors import CheckpointError
 
@@ -47,13 +52,14 @@ CONFIGURATIONS = ("2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres")
 MAX_FEATURES_3D, MAX_FEATURES_2D = 320, 480
 """nnU-Net v1 stops doubling the features of its stages here."""
 MAX_LITERAL = 10_000
-_REMEDY = "Get the model from its source again."
 _NORMALIZATIONS = {"CT": "ct", "CT2": "ct2", "nonCT": "zscore", "noNorm": "none"}
-_PREPROCESSORS = {  # order of the data, their order along a coarse axis; the same of segmentations
-    "GenericPreprocessor": ((3, 0), (1, 0)),
-    "PreprocessorFor2D": ((3, 0), (1, 0)),
-    "GenericPreprocessor_linearResampling": ((1, 0), (1, 0)),
-    "Preprocessor3DDifferentResampling": ((3, 3), (1, 1)),
+_PREPROCESSORS = {  # dimensions: order of the data, their order along a coarse axis; the same of segmentations
+    2: {"PreprocessorFor2D": ((3, 0), (1, 0))},  # the only one that leaves the distance of slices as it is
+    3: {
+        "GenericPreprocessor": ((3, 0), (1, 0)),
+        "GenericPreprocessor_linearResampling": ((1, 0), (1, 0)),
+        "Preprocessor3DDifferentResampling": ((3, 3), (1, 1)),
+    },
 }
 _CASCADE = "nnUNetTrainerV2CascadeFullRes"
 _OWN_TRAINERS = re.compile(
@@ -86,31 +92,49 @@ def find_models(folder: Path) -> list[Path]:
 
 
 def read_nnunet_v1(
-    folder: Path, configuration: str | None = None, folds: Sequence[str] | None = None, best: bool = False
+    path: Path, configuration: str | None = None, folds: Sequence[str] | None = None, best: bool = False
 ) -> NnunetPlan:
-    """Return the checked plan of the one model in `folder` that has this configuration.
+    """Return the checked plan of the one model in the folder `path` that has this configuration.
 
     `folds` are names such as `0` or `all`, by default all that are there; `best` takes `model_best.model` instead
-    of the final one. Raises CheckpointError naming the file and the key, or listing what there is.
+    of the final one. `path` may also be one `.model` file with its `.pkl` beside: in a model folder it means that
+    model with this fold only, elsewhere the plans in the `.pkl` count. Raises CheckpointError naming the file and
+    the key, or listing what there is.
     """
-    folder = Path(folder)
-    models = [folder] if (folder / "plans.pkl").is_file() else find_models(folder)
+    path = Path(path)
+    if path.is_file():
+        return _read_file(path, configuration, folds, best)
+    models = [path] if (path / "plans.pkl").is_file() else find_models(path)
     if not models:
         raise CheckpointError(
-            f"{folder}: expected an nnU-Net v1 model, but no folder in it holds plans.pkl and fold_0 or others. "
-            "Give the model, its result folder, or the unpacked zip."
+            f"{path}: expected an nnU-Net v1 model, but no folder in it holds plans.pkl and fold_0 or others. "
+            "Give the model, its result folder, the unpacked zip, or one .model file with its .pkl beside."
         )
-    model = folder
-    if models != [folder]:
-        model = choose_model(folder, models, {m: _configuration_of(m) for m in models}, configuration)
+    model = path
+    if models != [path]:
+        model = choose_model(path, models, {m: _configuration_of(m) for m in models}, configuration)
     file_name, other_name = (BEST, FINAL) if best else (FINAL, BEST)
     chosen, notes = choose_folds(model, fold_folders(model), file_name, other_name, folds)
     plan = _read_model(model, chosen)
-    if configuration not in (None, plan.configuration):
-        raise CheckpointError(
-            f"{model}: is of configuration {plan.configuration}, not {configuration!r:.40}."
-        )
+    _check_configuration(plan, model, configuration)
     return replace(plan, notes=(*notes, *plan.notes))
+
+
+def _read_file(path: Path, configuration: str | None, folds: Sequence[str] | None, best: bool) -> NnunetPlan:
+    """Return the plan of one checkpoint file, of its model folder where it lies in one."""
+    if place := model_of(path, "plans.pkl"):
+        model, fold = place
+        plan = _read_model(model, {fold: path})
+    else:
+        plan = _read_alone(path)
+    _check_configuration(plan, path, configuration)
+    notes = check_lone(path, *plan.folds, FINAL, BEST, folds, best)
+    return replace(plan, notes=(*notes, *plan.notes))
+
+
+def _check_configuration(plan: NnunetPlan, given: Path, wanted: str | None) -> None:
+    if wanted not in (None, plan.configuration):
+        raise CheckpointError(f"{given}: is of configuration {plan.configuration}, not {wanted!r:.40}.")
 
 
 def read_previous_stage(
@@ -123,7 +147,14 @@ def read_previous_stage(
     """
     if plan.previous_stage is None:
         raise CheckpointError(f"{plan.name}: configuration {plan.configuration} has no previous stage.")
-    model = next(iter(plan.folds.values())).parent.parent
+    checkpoint = next(iter(plan.folds.values()))
+    place = model_of(checkpoint, "plans.pkl")
+    if place is None:
+        raise CheckpointError(
+            f"{checkpoint}: is the second stage of a cascade, and a file by itself has no first stage beside it. "
+            f"Give its result folder, with the model of {plan.previous_stage} in it."
+        )
+    model = place[0]
     task, plans = model.parent, model.name.split("__")[-1]
     place = task.parent.parent / plan.previous_stage / task.name
     named = [found for found in find_models(place) if found.name.split("__")[-1] == plans]
@@ -135,7 +166,7 @@ def read_previous_stage(
     first = read_nnunet_v1(named[0], plan.previous_stage, folds, best)
     if (first.labels, len(first.channels)) != (plan.labels, len(plan.channels)):
         raise CheckpointError(
-            f"{named[0]}: has other labels or channels than {model.name}, so it cannot be its first stage. {_REMEDY}"
+            f"{named[0]}: has other labels or channels than {model.name}, so it cannot be its first stage. {REMEDY}"
         )
     return first
 
@@ -145,44 +176,54 @@ def _configuration_of(model: Path) -> str:
     for place in fold_folders(model).values():
         for name in (FINAL, BEST):
             if (place / f"{name}.pkl").is_file():
-                trainer, stage, plans = _read_information(place / f"{name}.pkl")
-                with naming(place / f"{name}.pkl", _REMEDY):
-                    return _stage_of(plans, trainer, stage)[0]
+                told = _read_information(place / f"{name}.pkl")
+                with naming(place / f"{name}.pkl", REMEDY):
+                    return _stage_of(told.plans, told.trainer, told.stage)[0]
     return next((part for part in reversed(model.parts) if part in CONFIGURATIONS), "unknown")
 
 
-def _read_information(path: Path) -> tuple[str, int | None, Mapping[str, Any]]:
-    """Return trainer, stage and plans in the pickle beside a checkpoint."""
+class _Information(NamedTuple):
+    """What the pickle beside a checkpoint says; `arguments` are those of the trainer."""
+
+    trainer: str
+    arguments: Sequence[Any]
+    stage: int | None
+    plans: Mapping[str, Any]
+
+
+def _read_information(path: Path) -> _Information:
+    """Return what the pickle beside a checkpoint says."""
     data = load_plain(path)
-    with naming(path, _REMEDY):
+    with naming(path, REMEDY):
         if not isinstance(data, dict):
             raise FieldError(f"it must hold a dict, got a {type(data).__name__}")
         trainer = fields.matching(r"[A-Za-z_]\w{0,199}", "the name of a class")(data.get("name"), "name")
         arguments, plans = data.get("init"), data.get("plans")
+        if "_DDP" in trainer and isinstance(arguments, (list, tuple)):
+            arguments = [*arguments[:2], *arguments[3:]]  # the third is the rank of the process
         if not isinstance(arguments, (list, tuple)) or len(arguments) < 6:
             raise FieldError(f"init must be the six or more arguments of a trainer, got {arguments!r:.80}")
         if not isinstance(plans, dict):
             raise FieldError("plans must be a dict")
-        return trainer, maybe(_whole)(arguments[5], "init[5] (the stage)"), plans
+        return _Information(trainer, arguments, maybe(_whole)(arguments[5], "init[5] (the stage)"), plans)
 
 
 def _read_model(model: Path, chosen: Mapping[str, Path]) -> NnunetPlan:
+    """Return the plan of a model folder with the checkpoints of some of its folds."""
     plans_path = model / "plans.pkl"
     beside = load_plain(plans_path)
     plans_by_path: dict[Path, NnunetPlan] = {}
-    pickles = [checkpoint.with_name(f"{checkpoint.name}.pkl") for checkpoint in chosen.values()]
+    pickles = [_pickle_of(checkpoint) for checkpoint in chosen.values()]
     there = [path for path in pickles if path.is_file()]
     if not there:
-        raise CheckpointError(
-            f"{pickles[0]}: is missing; nnU-Net v1 keeps trainer and stage there. Copy it beside the checkpoint."
-        )
+        raise _without_pickle(pickles[0])
     for path in there:
-        trainer, stage, plans = _read_information(path)
-        with naming(path, _REMEDY):
-            plans_by_path[path] = _plan_of(plans, trainer, stage)
-            notes = _trainer_notes(trainer)
-    with naming(plans_path, _REMEDY):
-        plans_by_path[plans_path] = _plan_of(beside, trainer, stage)
+        told = _read_information(path)
+        with naming(path, REMEDY):
+            plans_by_path[path] = _plan_of(told.plans, told.trainer, told.stage)
+            notes = _trainer_notes(told.trainer)
+    with naming(plans_path, REMEDY):
+        plans_by_path[plans_path] = _plan_of(beside, told.trainer, told.stage)
     (first, plan), *others = plans_by_path.items()
     for path, other in others:
         if other != plan:
@@ -190,13 +231,14 @@ def _read_model(model: Path, chosen: Mapping[str, Path]) -> NnunetPlan:
                 name for name in plan.__dataclass_fields__ if getattr(plan, name) != getattr(other, name)
             ]
             raise CheckpointError(
-                f"{path}: differs from {first} in {', '.join(different)}: the files are of different models. {_REMEDY}"
+                f"{path}: differs from {first} in {', '.join(different)}: the files are of different models. {REMEDY}"
             )
+    place = model.absolute()
     names, name_notes = _label_names(model, plan)
     cleanup = _cleanup(model / "postprocessing.json", sorted(value for (value,) in plan.labels.values()))
     return replace(
         plan,
-        name=model.parent.name if re.match(r"Task\d", model.parent.name) else model.name,
+        name=place.parent.name if re.match(r"Task\d", place.parent.name) else place.name,
         labels=names,
         folds=dict(chosen),
         cleanup=cleanup or (),
@@ -205,6 +247,36 @@ def _read_model(model: Path, chosen: Mapping[str, Path]) -> NnunetPlan:
             *name_notes,
             *(["postprocessing.json is not there; none is done"] if cleanup is None else []),
         ),
+    )
+
+
+def _read_alone(path: Path) -> NnunetPlan:
+    """Return the plan of a checkpoint outside of a model folder, by the pickle beside it."""
+    beside = _pickle_of(path)
+    if not beside.is_file():
+        raise _without_pickle(beside)
+    told = _read_information(beside)
+    with naming(beside, REMEDY):
+        plan = _plan_of(told.plans, told.trainer, told.stage)
+        notes = _trainer_notes(told.trainer)
+        fold = fold_told(told.arguments[1], "init[1] (the fold)")
+    # The folders it was trained in are of another machine; the name of its task stands in them.
+    places = "\n".join(place for place in told.arguments if isinstance(place, str))
+    task = re.search(r"(?<![\w.-])Task\d{3}_[\w.-]{1,80}(?![\w.-])", places, re.ASCII)
+    alone = (
+        f"{path.name} was read without its model folder: its plans are those in {beside.name}, compared with no "
+        "plans.pkl, and nnU-Net's own post-processing is not known, so none is done; labels have numbers only"
+    )
+    return replace(plan, name=task[0] if task else path.name, folds={fold: path}, notes=(*notes, alone))
+
+
+def _pickle_of(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f"{checkpoint.name}.pkl")
+
+
+def _without_pickle(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: is missing; nnU-Net v1 keeps plans, trainer and stage there. Copy it beside the checkpoint."
     )
 
 
@@ -276,11 +348,12 @@ def _plan_of(plans: Any, trainer: str, stage_number: int | None) -> NnunetPlan:
     forward = permutation(_listed(forward), "transpose_forward")
     backward = permutation(_listed(backward), "transpose_backward")
     check_inverse(forward, backward)
-    preprocessor = one_of(*_PREPROCESSORS)(
-        plans.get("preprocessor_name", "GenericPreprocessor" if dimensions == 3 else "PreprocessorFor2D"),
-        "preprocessor_name",
+    preprocessors = _PREPROCESSORS[dimensions]
+    usual = next(iter(preprocessors))  # as nnU-Net has it where the plans are silent
+    preprocessor = one_of(*preprocessors)(
+        plans.get("preprocessor_name", usual), f"preprocessor_name of a {dimensions}-D model"
     )
-    data, segmentation = _PREPROCESSORS[preprocessor]
+    data, segmentation = preprocessors[preprocessor]
     spacing = list_of(fields.positive, 3)(_listed(stage.get("current_spacing")), "current_spacing")
     second = configuration == "3d_cascade_fullres"
     return NnunetPlan(
@@ -411,7 +484,7 @@ def _label_names(model: Path, plan: NnunetPlan) -> tuple[dict[str, tuple[int, ..
             "nnU-Net v1 keeps no names of labels; put its dataset.json into the model folder"
         ]
     data = read_json(path, strict=False)
-    with naming(path, _REMEDY):
+    with naming(path, REMEDY):
         raw = data.get("labels")
         numbers = [0, *(value for (value,) in plan.labels.values())]
         if not isinstance(raw, dict) or set(raw) != {str(number) for number in numbers}:
@@ -427,7 +500,7 @@ def _cleanup(path: Path, labels: Sequence[int]) -> tuple[Mapping[str, Any], ...]
     if not path.is_file():
         return None
     data = read_json(path, strict=False)
-    with naming(path, _REMEDY):
+    with naming(path, REMEDY):
         classes = data.get("for_which_classes")
         entries = list(labels) if classes is None else classes
         minima = _minima(data.get("min_valid_object_sizes"))

@@ -1,39 +1,56 @@
-"""nnU-Net v2 model folders -> plans that can be run; names of classes and functions are compared, never imported.
+"""nnU-Net v2 models -> plans that can be run; names of classes and functions are compared, never imported.
 
 A model folder is `trainer__plans__configuration` with `plans.json`, `dataset.json` and `fold_*`; it may lie some
 folders below the one given, as in a result folder or an unpacked export. As in nnU-Net, the checkpoint says
 which configuration it is, which trainer made it and along which axes it may be mirrored; its own copy of the
-plans must prepare images in the same way as `plans.json`. Facts: nnunetv2 2.8.1 (Apache-2.0).
+plans must prepare images in the same way as `plans.json`. A checkpoint that lies outside of a model folder is
+read by its own copies of both files. Facts: nnunetv2 2.8.1 (Apache-2.0).
 """
 
 from __future__ import annotations
 
 import json
-import math
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from thoraxseg.checkpoints import fields
 from thoraxseg.checkpoints.fields import FieldError, list_of, maybe, not_finite, one_of, unique
-from thoraxseg.checkpoints.nnunet_plan import Channel, NnunetPlan, Origin, Resampling
-from thoraxseg.checkpoints.restricted_pickle import TorchHeader, read_checkpoint_header
+from thoraxseg.checkpoints.nnunet_folder import (
+    MAX_CONVS,
+    MAX_FEATURES,
+    MAX_JSON,
+    MAX_KERNEL,
+    MAX_LABEL,
+    MAX_PATCH,
+    MAX_STAGES,
+    REMEDY,
+    below,
+    check_inverse,
+    check_lone,
+    check_strides,
+    child_folders,
+    choose_folds,
+    choose_model,
+    fold_folders,
+    fold_key,
+    fold_told,
+    largest,
+    model_of,
+    naming,
+    odd,
+    permutation,
+    read_json,
+    search_models,
+    statistics_of,
+)
+from thoraxseg.checkpoints.nnunet_plan import READERS, Channel, NnunetPlan, Origin, Resampling
+from thoraxseg.checkpoints.weights import TorchHeader, read_checkpoint_header
 from thoraxseg.errors import CheckpointError
 
-MAX_JSON = 16 << 20
-MAX_FOLDERS = 10_000
-MAX_DEPTH = 4
-"""Folders between the one given and a model; `nnUNet/3d_fullres/Task/model` of v1 has the most."""
-MAX_LABEL = 255
-"""Label maps of ThoraxSeg have 8 bits."""
-MAX_STAGES, MAX_FEATURES, MAX_CONVS, MAX_KERNEL, MAX_PATCH = 12, 2048, 32, 15, 8192
-
 FINAL, BEST = "checkpoint_final.pth", "checkpoint_best.pth"
-_REMEDY = "Get the model from its source again."
 _FROM_PLANS = "dynamic_network_architectures.architectures."
 _NETWORKS = {
     "PlainConvUNet": "plain_conv_unet",  # as plans of nnU-Net 2.0 to 2.2 say it
@@ -55,11 +72,6 @@ _NORMALIZATIONS = {
     "RescaleTo01Normalization": "rescale01",
     "RGBTo01Normalization": "rgb01",
 }
-STATISTICS = ("mean", "std", "percentile_00_5", "percentile_99_5")
-_READERS = (
-    *("SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient"),
-    *("Tiff3DIO", "NaturalImage2DIO"),
-)
 _CLEANUP = "remove_all_but_largest_component_from_segmentation"
 _OWN_TRAINERS = re.compile(
     r"nnUNetTrainer(_\d+epochs?)?(_?NoMirroring)?"
@@ -87,29 +99,43 @@ def find_models(folder: Path) -> list[Path]:
 
 
 def read_nnunet_v2(
-    folder: Path, configuration: str | None = None, folds: Sequence[str] | None = None, best: bool = False
+    path: Path, configuration: str | None = None, folds: Sequence[str] | None = None, best: bool = False
 ) -> NnunetPlan:
-    """Return the checked plan of the one model in `folder` that has this configuration.
+    """Return the checked plan of the one model in the folder `path` that has this configuration.
 
     `folds` are names such as `0` or `all`, by default all that are there; `best` takes `checkpoint_best.pth`
-    instead of the final one. Raises CheckpointError naming the file and the key, or listing what there is.
+    instead of the final one. `path` may also be one checkpoint file: in a model folder it means that model with
+    this fold only, elsewhere its own copies of plans and dataset count. Raises CheckpointError naming the file
+    and the key, or listing what there is.
     """
-    folder = Path(folder)
-    models = [folder] if (folder / "plans.json").is_file() else find_models(folder)
+    path = Path(path)
+    if path.is_file():
+        return _read_file(path, configuration, folds, best)
+    models = [path] if (path / "plans.json").is_file() else find_models(path)
     if not models:
         raise CheckpointError(
-            f"{folder}: expected an nnU-Net v2 model, but no folder in it holds plans.json and fold_0 or others. "
-            "Give the model, its result folder, or the unpacked export."
+            f"{path}: expected an nnU-Net v2 model, but no folder in it holds plans.json and fold_0 or others. "
+            "Give the model, its result folder, the unpacked export, or one checkpoint file."
         )
-    if models == [folder]:
-        model = folder
+    if models == [path]:
+        model = path
     else:
-        model = choose_model(folder, models, {m: m.name.split("__")[-1] for m in models}, configuration)
+        model = choose_model(path, models, {m: m.name.split("__")[-1] for m in models}, configuration)
     chosen, notes = choose_folds(
         model, fold_folders(model), BEST if best else FINAL, FINAL if best else BEST, folds
     )
-    headers = {name: read_checkpoint_header(path) for name, path in chosen.items()}
-    plan = _read_model(model, chosen, headers, configuration)
+    plan = _read_model(model, chosen, configuration)
+    return replace(plan, notes=(*notes, *plan.notes))
+
+
+def _read_file(path: Path, configuration: str | None, folds: Sequence[str] | None, best: bool) -> NnunetPlan:
+    """Return the plan of one checkpoint file, of its model folder where it lies in one."""
+    if place := model_of(path, "plans.json"):
+        model, fold = place
+        plan = _read_model(model, {fold: path}, configuration)
+    else:
+        plan = _read_alone(path, configuration)
+    notes = check_lone(path, *plan.folds, FINAL, BEST, folds, best)
     return replace(plan, notes=(*notes, *plan.notes))
 
 
@@ -122,7 +148,14 @@ def read_previous_stage(
     """
     if plan.previous_stage is None:
         raise CheckpointError(f"{plan.name}: configuration {plan.configuration} has no previous stage.")
-    model = next(iter(plan.folds.values())).parent.parent
+    checkpoint = next(iter(plan.folds.values()))
+    place = model_of(checkpoint, "plans.json")
+    if place is None:
+        raise CheckpointError(
+            f"{checkpoint}: is the second stage of a cascade, and a file by itself has no first stage beside it. "
+            f"Give its result folder, with the model of {plan.previous_stage} in it."
+        )
+    model = place[0]
     start = model.name.rsplit("__", 1)[0]
     named = [
         place for place in find_models(model.parent) if place.name.split("__")[-1] == plan.previous_stage
@@ -136,14 +169,14 @@ def read_previous_stage(
     first = read_nnunet_v2(same[0], plan.previous_stage, folds, best)
     if (first.labels, len(first.channels)) != (plan.labels, len(plan.channels)) or first.previous_stage:
         raise CheckpointError(
-            f"{same[0]}: has other labels or channels than {model.name}, so it cannot be its first stage. {_REMEDY}"
+            f"{same[0]}: has other labels or channels than {model.name}, so it cannot be its first stage. {REMEDY}"
         )
     return first
 
 
-def _read_model(
-    model: Path, chosen: Mapping[str, Path], headers: Mapping[str, TorchHeader], wanted: str | None
-) -> NnunetPlan:
+def _read_model(model: Path, chosen: Mapping[str, Path], wanted: str | None) -> NnunetPlan:
+    """Return the plan of a model folder with the checkpoints of some of its folds."""
+    headers = {name: read_checkpoint_header(path) for name, path in chosen.items()}
     (first, header), *others = headers.items()
     for name, other in others:
         if (other.configuration, other.trainer, other.shapes) != (
@@ -153,40 +186,85 @@ def _read_model(
         ):
             raise CheckpointError(
                 f"{chosen[name]}: is of another model than {chosen[first]} (configuration {other.configuration!r:.40} "
-                f"and {header.configuration!r:.40}, or another network). {_REMEDY}"
+                f"and {header.configuration!r:.40}, or another network). {REMEDY}"
             )
-    configuration = header.configuration
-    if configuration is None:
-        raise CheckpointError(
-            f"{chosen[first]}: the checkpoint does not say its configuration (init_args.configuration), so it is "
-            f"not of nnU-Net v2. {_REMEDY}"
-        )
-    if wanted not in (None, configuration):
-        raise CheckpointError(f"{model}: is of configuration {configuration!r:.40}, not {wanted!r:.40}.")
+    configuration = _configuration_of(header, chosen[first], model, wanted)
     plans_path, dataset_path = model / "plans.json", model / "dataset.json"
     plans, dataset = read_json(plans_path), read_json(dataset_path)
-    with naming(dataset_path, _REMEDY):
+    with naming(dataset_path, REMEDY):
         names, labels = _channel_names(dataset), _Labels(dataset)
-    with naming(plans_path, _REMEDY):
+    with naming(plans_path, REMEDY):
         plan = _plan_of(plans, configuration, names, labels)
         notes = _trainer_notes(header.trainer)
     notes += _compared(plan, header, names, labels, plans_path, chosen[first])
-    _check_shapes(plan, header.shapes, chosen[first], plans_path)
+    plan = _with_checkpoint(plan, header, chosen[first], plans_path.name, dataset_path.name)
+    cleanup, cleanup_notes = _cleanup(model, tuple(chosen), labels)
+    return replace(plan, folds=dict(chosen), cleanup=cleanup, notes=(*notes, *cleanup_notes))
+
+
+def _read_alone(path: Path, wanted: str | None) -> NnunetPlan:
+    """Return the plan of a checkpoint by the copies of plans and dataset that it keeps."""
+    header = read_checkpoint_header(path)
+    configuration = _configuration_of(header, path, path, wanted)
+    plans_name, dataset_name = "init_args.plans", "init_args.dataset_json"
+    if header.plans is None or header.dataset is None:
+        missing = plans_name if header.plans is None else dataset_name
+        raise CheckpointError(
+            f"{path}: lies outside of a model folder and keeps no copy of its own ({missing}). Give its whole model "
+            "folder."
+        )
+    with naming(path, REMEDY):
+        fold = fold_told(header.fold, "init_args.fold")
+    with naming(f"{path}, {dataset_name}", REMEDY):
+        dataset = _as_json(header.dataset)
+        names, labels = _channel_names(dataset), _Labels(dataset)
+    with naming(f"{path}, {plans_name}", REMEDY):
+        plan = _plan_of(_as_json(header.plans), configuration, names, labels)
+        notes = _trainer_notes(header.trainer)
+    plan = _with_checkpoint(plan, header, path, plans_name, dataset_name)
+    alone = (
+        f"{path.name} was read without its model folder: plans and dataset are the copies kept in it, and nnU-Net's "
+        "own post-processing is not known, so none is done"
+    )
+    return replace(plan, folds={fold: path}, notes=(*notes, alone))
+
+
+def _configuration_of(header: TorchHeader, checkpoint: Path, given: Path, wanted: str | None) -> str:
+    """Return the configuration that a checkpoint says it has, if that is the one wanted."""
+    if header.configuration is None:
+        raise CheckpointError(
+            f"{checkpoint}: the checkpoint does not say its configuration (init_args.configuration), so it is "
+            f"not of nnU-Net v2. {REMEDY}"
+        )
+    if wanted not in (None, header.configuration):
+        raise CheckpointError(
+            f"{given}: is of configuration {header.configuration!r:.40}, not {wanted!r:.40}."
+        )
+    return header.configuration
+
+
+def _as_json(copied: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the copy of a JSON file that a checkpoint keeps, as strictly as if it had been read from the file."""
+    try:
+        text = json.dumps(copied, allow_nan=False)
+        data = json.loads(text, object_pairs_hook=unique, parse_constant=not_finite)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FieldError(f"it is no plain JSON: {error}") from None
+    if len(text) > MAX_JSON:
+        raise FieldError(f"it is larger than {MAX_JSON >> 20} MiB")
+    return data
+
+
+def _with_checkpoint(
+    plan: NnunetPlan, header: TorchHeader, checkpoint: Path, plans_name: str, dataset_name: str
+) -> NnunetPlan:
+    """Return the plan with what the checkpoint says, whose weights must have its shapes."""
+    _check_shapes(plan, header.shapes, checkpoint, plans_name, dataset_name)
     dimensions = len(plan.patch_size)
     axes = header.mirror_axes or ()
     if any(axis >= dimensions for axis in axes):
-        raise CheckpointError(
-            f"{chosen[first]}: mirrors axis {max(axes)} of a {dimensions}-D model. {_REMEDY}"
-        )
-    cleanup, cleanup_notes = _cleanup(model, tuple(chosen), labels)
-    return replace(
-        plan,
-        trainer=header.trainer,
-        folds=dict(chosen),
-        mirror_axes=axes,
-        cleanup=cleanup,
-        notes=(*notes, *cleanup_notes),
-    )
+        raise CheckpointError(f"{checkpoint}: mirrors axis {max(axes)} of a {dimensions}-D model. {REMEDY}")
+    return replace(plan, trainer=header.trainer, mirror_axes=axes)
 
 
 def _trainer_notes(trainer: str | None) -> list[str]:
@@ -298,7 +376,7 @@ def _plan_of(
         labels=labels.named,
         regions_class_order=labels.order,
         ignore_label=labels.ignore,
-        reader=one_of(*_READERS)(plans.get("image_reader_writer"), "image_reader_writer"),
+        reader=one_of(*READERS)(plans.get("image_reader_writer"), "image_reader_writer"),
         transpose_forward=forward,
         transpose_backward=backward,
         spacing_mm=list_of(fields.positive, len(patch))(config.get("spacing"), f"{where}.spacing"),
@@ -328,8 +406,8 @@ def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
             )
         if name not in configurations:
             raise FieldError(
-                f"configuration {name!r:.80} of the checkpoint is not described; plans.json has "
-                f"{', '.join(map(str, configurations))!r:.200} and is of another model"
+                f"configuration {name!r:.80} of the checkpoint is not described; described are "
+                f"{', '.join(map(str, configurations))!r:.200}: the plans are of another model"
             )
         if not isinstance(configurations[name], Mapping):
             raise FieldError(f"configurations.{name} must be an object")
@@ -363,21 +441,6 @@ def _channels(
         )
         for n, (name, scheme, mask) in enumerate(zip(names, schemes, masks, strict=True))
     )
-
-
-def statistics_of(properties: Any, key: Any, spread: str = "std") -> dict[str, float]:
-    """Return the intensity statistics of one channel; `spread` is the key of the standard deviation."""
-    found = properties.get(key) if isinstance(properties, Mapping) else None
-    if not isinstance(found, Mapping):
-        raise FieldError(
-            f"the intensity properties of channel {key} are missing, which CT normalization needs"
-        )
-    where = f"intensity properties of channel {key}"
-    keys = {name: spread if name == "std" else name for name in STATISTICS}
-    values = {name: fields.number(found.get(key), f"{where}: {key}") for name, key in keys.items()}
-    if values["std"] < 0 or values["percentile_00_5"] > values["percentile_99_5"]:
-        raise FieldError(f"{where}: the standard deviation is negative or the percentiles are swapped")
-    return values
 
 
 def _resampling(config: Mapping[str, Any], where: str, what: str, segmentation: bool) -> Resampling:
@@ -549,53 +612,6 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     return dict(value)
 
 
-def below(most: int) -> fields.Parser:
-    """A whole number from 1 to `most`."""
-
-    def parse(value: Any, where: str) -> int:
-        if fields.size(value, where) > most:
-            raise FieldError(f"{where} must be at most {most}, got {value}")
-        return value
-
-    return parse
-
-
-def odd(value: Any, where: str) -> int:
-    """An odd whole number that can be the size of a kernel."""
-    if below(MAX_KERNEL)(value, where) % 2 == 0:
-        raise FieldError(f"{where} must be odd, got {value}")
-    return value
-
-
-def check_strides(strides: Sequence[Sequence[int]], patch: Sequence[int], where: str) -> None:
-    """Refuse a network whose output is smaller than its input, or that a patch cannot pass."""
-    if any(step != 1 for step in strides[0]):
-        raise FieldError(
-            f"{where}: the first of the strides must be 1 along every axis, got {list(strides[0])}"
-        )
-    for size, steps in zip(patch, zip(*strides, strict=True), strict=True):
-        if size % math.prod(steps):
-            raise FieldError(
-                f"{where}: patch_size {list(patch)} cannot be divided by the strides of the network"
-            )
-
-
-def permutation(value: Any, where: str) -> tuple[int, int, int]:
-    """The order of three axes."""
-    axes = list_of(fields.count, 3)(value, where)
-    if sorted(axes) != [0, 1, 2]:
-        raise FieldError(f"{where} must be an order of the axes 0, 1, 2, got {value!r:.80}")
-    return axes
-
-
-def check_inverse(forward: Sequence[int], backward: Sequence[int]) -> None:
-    """Refuse two axis orders of which one does not undo the other."""
-    if [forward[axis] for axis in backward] != [0, 1, 2]:
-        raise FieldError(
-            f"transpose_backward {list(backward)} does not undo transpose_forward {list(forward)}"
-        )
-
-
 def _compared(
     plan: NnunetPlan,
     header: TorchHeader,
@@ -611,13 +627,13 @@ def _compared(
         trained = _plan_of(header.plans, plan.configuration, names, labels)
     except FieldError as problem:
         raise CheckpointError(
-            f"{checkpoint}: the plans it was trained with do not fit this model: {problem}. {_REMEDY}"
+            f"{checkpoint}: the plans it was trained with do not fit this model: {problem}. {REMEDY}"
         ) from None
     decisive = ("spacing_mm", "transpose_forward", "channels", "previous_stage", "architecture_arguments")
     if changed := [name for name in decisive if getattr(trained, name) != getattr(plan, name)]:
         raise CheckpointError(
             f"{path}: differs from the plans that {checkpoint.name} was trained with in {', '.join(changed)}: "
-            f"the file is of another model or was edited. {_REMEDY}"
+            f"the file is of another model or was edited. {REMEDY}"
         )
     others = (
         "patch_size",
@@ -636,7 +652,11 @@ def _compared(
 
 
 def _check_shapes(
-    plan: NnunetPlan, shapes: Mapping[str, tuple[int, ...]], checkpoint: Path, plans: Path
+    plan: NnunetPlan,
+    shapes: Mapping[str, tuple[int, ...]],
+    checkpoint: Path,
+    plans_name: str,
+    dataset_name: str,
 ) -> None:
     """Refuse weights whose outer shapes are not those of the plan, before anything as large is built."""
     arguments = plan.architecture_arguments
@@ -658,15 +678,15 @@ def _check_shapes(
         if found == shape:
             continue
         if name == first and found is not None and len(found) == len(shape):
-            reason = f"takes {found[1]} input channels, {plans.name} and dataset.json say {shape[1]}"
+            reason = f"takes {found[1]} input channels, {plans_name} and {dataset_name} say {shape[1]}"
         elif name == last and found is not None and len(found) == len(shape):
-            reason = f"has {found[0]} outputs, the labels of dataset.json say {shape[0]}"
+            reason = f"has {found[0]} outputs, the labels of {dataset_name} say {shape[0]}"
         elif found is not None and len(found) != len(shape):
-            reason = f"is a {len(found) - 2}-D network, {plans.name} describes a {len(shape) - 2}-D one"
+            reason = f"is a {len(found) - 2}-D network, {plans_name} describes a {len(shape) - 2}-D one"
         else:
-            reason = f"has {name} of shape {found}, {plans.name} says {shape}"
+            reason = f"has {name} of shape {found}, {plans_name} says {shape}"
         raise CheckpointError(
-            f"{checkpoint}: the network {reason}. The files are of different models. {_REMEDY}"
+            f"{checkpoint}: the network {reason}. Weights and plans are of different models. {REMEDY}"
         )
 
 
@@ -686,7 +706,7 @@ def _cleanup(
         pickled = any((place / "postprocessing.pkl").is_file() for place in candidates)
         return (), ["postprocessing.pkl holds code and was not read"] if pickled else []
     data = read_json(found[0], strict=False)
-    with naming(found[0], _REMEDY):
+    with naming(found[0], REMEDY):
         functions = list_of(one_of(_CLEANUP))(data.get("postprocessing_fns"), "postprocessing_fns")
         kwargs = list_of(_object, len(functions))(data.get("postprocessing_kwargs"), "postprocessing_kwargs")
         steps = tuple(_step(one, f"postprocessing_kwargs[{n}]", labels) for n, one in enumerate(kwargs))
@@ -706,142 +726,3 @@ def _step(kwargs: dict[str, Any], where: str, labels: _Labels) -> Mapping[str, A
     several = listed if isinstance(listed, list) else [listed]
     flat = [label for one in several for label in (one if isinstance(one, list) else [one])]
     return largest(list_of(fields.size)(flat, f"{where}.labels_or_regions"), labels.foreground, where, None)
-
-
-def largest(
-    wanted: Sequence[int], known: Sequence[int], where: str, minimum: float | None
-) -> Mapping[str, Any]:
-    """Return the step that keeps the largest component of some labels taken together."""
-    if not wanted or set(wanted) - set(known):
-        raise FieldError(
-            f"{where} must give labels of the model ({', '.join(map(str, known))}), got {wanted!r:.80}"
-        )
-    return {"labels": tuple(sorted(set(wanted))), "keep": "largest", "min_size_mm3": minimum}
-
-
-def fold_folders(model: Path) -> dict[str, Path]:
-    """Return the folders of the folds of a model, v2 or v1, by name (`0`, `all`), in order."""
-    folders = {}
-    for place in child_folders(model):
-        if match := re.fullmatch(r"fold_(\d{1,4})|(?:fold_)?(all)", place.name, re.ASCII):
-            folders[str(int(match[1])) if match[1] else "all"] = place
-    return dict(sorted(folders.items(), key=lambda item: fold_key(item[0])))
-
-
-def child_folders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, sorted; links are not followed, and none that cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
-    except OSError:
-        return []
-
-
-def search_models(folder: Path, is_model: Callable[[Path], bool]) -> list[Path]:
-    """Return the model folders among `folder` and the folders below it, sorted."""
-    found, level, seen = [], [Path(folder)], 0
-    for _ in range(MAX_DEPTH + 1):
-        below = []
-        for place in level:
-            seen += 1
-            if seen > MAX_FOLDERS:
-                raise CheckpointError(
-                    f"{folder}: holds more than {MAX_FOLDERS} folders; give the folder of one model."
-                )
-            if is_model(place):
-                found.append(place)
-            else:
-                below += child_folders(place)
-        level = below
-    return sorted(found)
-
-
-def choose_model(
-    folder: Path, models: Sequence[Path], configurations: Mapping[Path, str], wanted: str | None
-) -> Path:
-    """Return the one model that is meant; raises CheckpointError listing the models when it is not clear."""
-    chosen = [model for model in models if wanted in (None, configurations[model])]
-    listed = ", ".join(f"{configurations[model]} ({model.relative_to(folder)})" for model in models[:20])
-    if not chosen:
-        raise CheckpointError(f"{folder}: has no model of configuration {wanted!r}; there are: {listed}.")
-    if len(chosen) > 1:
-        raise CheckpointError(
-            f"{folder}: holds {len(chosen)} models that could be meant: {listed}. Give one by its configuration "
-            "or by its own folder."
-        )
-    return chosen[0]
-
-
-def choose_folds(
-    model: Path, names: Mapping[str, Path], file_name: str, other_name: str, folds: Sequence[str] | None
-) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """Return the checkpoint of every fold wanted, and notes on folds left out.
-
-    `names` are the fold folders that exist. Without a wish these are all that hold the file; `all` is taken
-    when there is no other. Raises CheckpointError saying which folds are there and which are not.
-    """
-    there = {name: place / file_name for name, place in names.items() if (place / file_name).is_file()}
-    listed = ", ".join(there) or "none"
-    others = [name for name, place in names.items() if name not in there and (place / other_name).is_file()]
-    hint = f" Folds {', '.join(others)} have {other_name} only: ask for that one." if others else ""
-    if folds is not None:
-        wanted = [str(fold).strip().removeprefix("fold_") for fold in folds]
-        wanted = [str(int(fold)) if re.fullmatch(r"\d{1,4}", fold, re.ASCII) else fold for fold in wanted]
-        if not wanted or len(set(wanted)) < len(wanted):
-            raise CheckpointError(f"{model}: expected different folds, got {list(folds)!r:.80}.")
-        if missing := [fold for fold in wanted if fold not in there]:
-            raise CheckpointError(
-                f"{model}: {file_name} of fold {', '.join(missing)!r:.80} is missing; folds with this file: "
-                f"{listed}.{hint}"
-            )
-        return {fold: there[fold] for fold in wanted}, ()
-    chosen = {name: path for name, path in there.items() if name != "all"} or there
-    if not chosen:
-        raise CheckpointError(
-            f"{model}: no fold has {file_name}; fold folders: {', '.join(names) or 'none'}.{hint} Give the whole "
-            "model folder, with its folds."
-        )
-    notes = [f"fold {name} has no {file_name} and was left out" for name in names if name not in there]
-    return chosen, tuple(notes)
-
-
-def fold_key(name: str) -> tuple[bool, int, str]:
-    """Sort folds by number, `all` last."""
-    return (not name.isdigit(), int(name) if name.isdigit() else 0, name)
-
-
-def read_json(path: Path, strict: bool = True) -> dict[str, Any]:
-    """Return the object in a JSON file whose keys are all different.
-
-    NaN and infinities are refused; without `strict` they are read as None, for files that hold scores besides.
-    Raises CheckpointError naming the file.
-    """
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path}: the file is missing; expected a whole nnU-Net model folder. Copy it there again."
-        )
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_JSON + 1)
-        if len(raw) > MAX_JSON:
-            raise FieldError(f"it is larger than {MAX_JSON >> 20} MiB")
-        constant = not_finite if strict else (lambda text: None)
-        data = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=unique, parse_constant=constant)
-        if not isinstance(data, dict):
-            raise FieldError(f"it holds a {type(data).__name__} instead of an object")
-    except OSError as error:
-        raise CheckpointError(f"{path}: the file cannot be read: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: expected JSON, got: {error}. Fetch the file again.") from error
-    except FieldError as problem:
-        raise CheckpointError(f"{path}: {problem}. Get the file from its source again.") from None
-    return data
-
-
-@contextmanager
-def naming(path: Path, remedy: str) -> Iterator[None]:
-    """Turn what a parser finds wrong into a CheckpointError that names the file and what to do."""
-    try:
-        yield
-    except FieldError as problem:
-        raise CheckpointError(f"{path}: {problem}. {remedy}") from None

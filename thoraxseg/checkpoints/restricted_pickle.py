@@ -1,35 +1,27 @@
-"""Pickles -> plain data, arrays and tensors; a class or function that a file names is compared, never looked up.
+"""Pickles -> plain data and arrays; a class or function that a file names is compared, never looked up.
 
 Plain pickles (nnU-Net v1 plans) are read by a small machine of our own: it knows containers, text, numbers and
-numpy arrays of numbers, and stops at any other name or opcode. Files of torch go through torch's safe loader.
+numpy arrays of numbers, and stops at any other name or opcode. Files of torch are read in `weights`.
 """
 
 from __future__ import annotations
 
-import pickle
 import pickletools
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from thoraxseg.errors import CheckpointError
-
-if TYPE_CHECKING:
-    import torch
 
 MAX_BYTES = 64 << 20
 MAX_OPERATIONS = 2_000_000
 MAX_ITEMS = 5_000_000
 """Values of a whole structure, those that it shares counted each time: such a structure can be printed."""
 MAX_DEPTH = 64
-MAX_EXPANSION = 200
-"""An archive of torch is not compressed; one that promises this much more than it holds is a trap."""
 
 _NUMPY = [f"numpy.{core}.multiarray" for core in ("core", "_core")]
 _BUILTINS = ("builtins", "__builtin__")
@@ -60,7 +52,8 @@ def load_plain(path: Path) -> Any:
         raise CheckpointError(f"{path}: expected a pickle of plain data, got {kind}.")
     try:
         value = _Machine(raw).run()
-        _check_size(value, _LEAVES)
+        if reason := not_plain(value):
+            raise _Refused(reason)
     except _Refused as reason:
         raise CheckpointError(
             f"{path}: {reason}. Nothing of it was run; expected dicts, lists, texts, numbers and arrays only. "
@@ -71,164 +64,6 @@ def load_plain(path: Path) -> Any:
             f"{path}: the pickle is damaged or cut short ({type(error).__name__}). Fetch it again."
         ) from error
     return value
-
-
-@dataclass(frozen=True)
-class TorchHeader:
-    """What a checkpoint of torch says about itself, read without its tensors."""
-
-    trainer: str | None
-    configuration: str | None
-    mirror_axes: tuple[int, ...] | None
-    """None where the checkpoint says nothing or that mirroring is not allowed."""
-    plans: Mapping[str, Any] | None
-    """The plans it was trained with, where it keeps a copy; JSON read by others, so not checked yet."""
-    shapes: Mapping[str, tuple[int, ...]]
-    """Tensor name -> shape; a leading `module.` is left out."""
-
-
-def read_nnunet_state(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of the network in an nnU-Net checkpoint (`.pth` of v2, `.model` of v1), on the CPU.
-
-    Every byte is checked against the CRCs of the file before it is loaded. Raises CheckpointError naming
-    the file for damage, code and anything but plain tensors.
-    """
-    content = _read_torch(Path(path), lazily=False)
-    return _network(content, Path(path))
-
-
-def read_checkpoint_header(path: Path) -> TorchHeader:
-    """Return what a checkpoint says about itself; its tensors stay on the disk, and their CRCs unchecked.
-
-    Raises CheckpointError as `read_nnunet_state` does.
-    """
-    path = Path(path)
-    content = _read_torch(path, lazily=True)
-    shapes = {
-        name.removeprefix("module."): tuple(value.shape) for name, value in _network(content, path).items()
-    }
-    arguments = content.get("init_args")
-    arguments = arguments if isinstance(arguments, Mapping) else {}
-    plans, axes = arguments.get("plans"), content.get("inference_allowed_mirroring_axes")
-    try:
-        for part in (plans, axes, arguments.get("configuration"), content.get("trainer_name")):
-            _check_size(part, _LEAVES)
-    except _Refused as reason:
-        raise CheckpointError(f"{path}: {reason}. Get the file from its source again.") from None
-    words = [
-        v if isinstance(v, str) else None
-        for v in (content.get("trainer_name"), arguments.get("configuration"))
-    ]
-    if axes is not None and not (
-        isinstance(axes, (list, tuple)) and all(type(a) is int and 0 <= a < 3 for a in axes)
-    ):
-        raise CheckpointError(
-            f"{path}: inference_allowed_mirroring_axes must be a list of axes from 0 to 2, got {axes!r:.80}."
-        )
-    return TorchHeader(
-        trainer=words[0],
-        configuration=words[1],
-        mirror_axes=None if axes is None else tuple(sorted(set(axes))),
-        plans=plans if isinstance(plans, Mapping) else None,
-        shapes=shapes,
-    )
-
-
-def _read_torch(path: Path, lazily: bool) -> Mapping[str, Any]:
-    import torch
-
-    try:
-        with path.open("rb") as file:
-            head = file.read(256)
-    except OSError as error:
-        raise CheckpointError(f"{path}: the checkpoint cannot be read: {error.strerror or error}.") from error
-    zipped = head[:4] == b"PK\x03\x04"
-    if zipped:
-        _check_torch_archive(path, whole=not lazily)
-    elif head[:1] != b"\x80":  # a bare pickle, as torch wrote before 1.6
-        kind = not_a_model(head) or "something else"
-        raise CheckpointError(f"{path}: expected a checkpoint of torch, got {kind}.")
-    try:
-        with torch.serialization.safe_globals(_allowed()):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily and zipped)
-    except pickle.UnpicklingError as error:
-        # torch's own words would advise to switch its protection off.
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it wants to use {named[1][:100]}" if named else "it holds more than tensors and plain data"
-        raise CheckpointError(
-            f"{path}: torch's safe loader refused this file: {reason}. Nothing was run. Convert the weights to "
-            "safetensors where you trust them."
-        ) from error
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise CheckpointError(
-            f"{path}: not a readable torch checkpoint ({type(error).__name__}). Fetch it again."
-        ) from error
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path}: expected an nnU-Net checkpoint, got a {type(content).__name__}.")
-    return content
-
-
-def _allowed() -> list[Any]:
-    """Return what nnU-Net checkpoints need beyond tensors: numbers of numpy, under both names of its core."""
-    scalar = np.float64(0).__reduce__()[0]
-    names = [(scalar, f"{module}.scalar") for module in _NUMPY]
-    return [np.dtype, *names, np.dtypes.Float64DType, np.dtypes.Float32DType]
-
-
-def _check_torch_archive(path: Path, whole: bool) -> None:
-    """Refuse an archive with code, a damaged member, or more content than it can hold.
-
-    torch itself compares no CRC. Without `whole`, only the part that says what the tensors are is read.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            names = [member.filename for member in members]
-            promised = sum(member.file_size for member in members)
-            if len(set(names)) < len(names) or promised > MAX_EXPANSION * path.stat().st_size:
-                raise zipfile.BadZipFile("two members of one name, or more content than a file can hold")
-            if any(name.split("/")[-1] == "constants.pkl" for name in names):
-                raise CheckpointError(
-                    f"{path}: this is a TorchScript program, which would run code; save its state_dict as safetensors."
-                )
-            for member in members:
-                if whole or member.filename.endswith("/data.pkl"):
-                    _read_through(archive, member)
-    except CheckpointError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: the checkpoint is damaged or cut short ({error}). Fetch it again."
-        ) from error
-
-
-def _read_through(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    with archive.open(member) as file:  # reading to the end compares the CRC
-        while file.read(1 << 20):
-            pass
-
-
-def _network(content: Mapping[str, Any], path: Path) -> dict[str, torch.Tensor]:
-    import torch
-
-    weights = content.get("network_weights", content.get("state_dict"))
-    if not isinstance(weights, Mapping) or not weights:
-        raise CheckpointError(
-            f"{path}: expected an nnU-Net checkpoint with 'network_weights' (v2) or 'state_dict' (v1), got "
-            f"{', '.join(repr(key)[:40] for key in list(content)[:8]) or 'nothing'}."
-        )
-    for name, tensor in weights.items():
-        if not isinstance(tensor, torch.Tensor) or not isinstance(name, str):
-            raise CheckpointError(f"{path}: expected named tensors only, but {str(name)[:80]!r} is not one.")
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
-            raise CheckpointError(
-                f"{path}: expected plain tensors, but {name[:80]!r} is sparse or quantized."
-            )
-        if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
-            raise CheckpointError(
-                f"{path}: the tensor {name[:80]!r} is larger than what the file holds for it."
-            )
-    return dict(weights)
 
 
 def not_a_model(head: bytes) -> str:
@@ -362,10 +197,11 @@ def _refuse(what: str) -> Any:
 _LEAVES = (str, bytes, bytearray, int, float, complex, type(None), np.ndarray)
 
 
-def _check_size(value: Any, leaves: tuple[type, ...]) -> None:
-    """Refuse a structure that contains itself, is too deep, or is too large once written out.
+def not_plain(value: Any) -> str:
+    """Return why a structure is not plain data of a bounded size, in words; nothing when it is.
 
-    Pickles share parts: a few hundred bytes can stand for more values than any machine can print.
+    Plain are containers, texts, numbers and arrays. Pickles share parts: a few hundred bytes can contain
+    themselves, or stand for more values than any machine can print.
     """
     sizes: dict[int, int] = {}
     above: set[int] = set()
@@ -375,7 +211,7 @@ def _check_size(value: Any, leaves: tuple[type, ...]) -> None:
             parts = [part for pair in item.items() for part in pair]
         elif isinstance(item, (list, tuple, set, frozenset)):
             parts = list(item)
-        elif isinstance(item, leaves):
+        elif isinstance(item, _LEAVES):
             return 1 + (len(item) // 16 if isinstance(item, (str, bytes, bytearray)) else 0)
         else:
             raise _Refused(f"it holds a {type(item).__name__.strip('_').lower()}, which is not plain data")
@@ -391,7 +227,11 @@ def _check_size(value: Any, leaves: tuple[type, ...]) -> None:
         sizes[id(item)] = total
         return total
 
-    size(value, 0)
+    try:
+        size(value, 0)
+    except _Refused as reason:
+        return str(reason)
+    return ""
 
 
 _KNOWN: dict[str, Callable[..., Any] | None] = {

@@ -11,13 +11,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from thoraxseg.checkpoints.nnunet_plan import NnunetPlan
-from thoraxseg.inference.nnunet_answer import Answer
+from thoraxseg.inference.nnunet_answer import Answer, as_probabilities
 from thoraxseg.inference.nnunet_cleanup import clean_up
 from thoraxseg.inference.nnunet_preprocess import Grid, label_values, preprocess
-from thoraxseg.inference.nnunet_windows import STEP, Network, predict_scores
+from thoraxseg.inference.nnunet_windows import STEP, Network, check_folds, predict_scores
 from thoraxseg.progress import Progress, part, silent
 
-__all__ = ["Answer", "Grid", "clean_up", "label_values", "predict", "predict_scores", "preprocess"]
+__all__ = [
+    "Answer",
+    "Grid",
+    "as_probabilities",
+    "clean_up",
+    "label_values",
+    "predict",
+    "predict_scores",
+    "preprocess",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +47,7 @@ def predict(
 
     Axis order is that of the plan's reader. Everything else as in `preprocess` and `predict_scores`.
     """
+    check_folds(plan, networks)
     prepared, grid = preprocess(image, spacing_mm, plan, previous_labels, part(progress, 0.0, 0.1))
     logger.info("%s: %s voxels become %s for the network", plan.name, grid.source_shape, grid.shape)
     looking = part(progress, 0.1, 1.0)

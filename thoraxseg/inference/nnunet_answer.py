@@ -21,9 +21,11 @@ class Answer:
     """What the networks said, and how to bring it back onto the grid and axis order of the input."""
 
     scores: np.ndarray
-    """`(L, z, y, x)` float32 on the prepared grid: v1 probabilities, v2 logits."""
+    """`(L, z, y, x)` float32 on the prepared grid: v1 probabilities, v2 logits, unless said otherwise."""
     grid: Grid
     plan: NnunetPlan
+    are_probabilities: bool | None = None
+    """Whether `scores` are probabilities (or else logits); None: as the plan's nnU-Net averages them."""
 
     def labels(self, progress: Progress = silent) -> np.ndarray:
         """Return labels `(z, y, x)` of the file, uint8 (uint16 above 255); 0 outside the crop.
@@ -93,22 +95,20 @@ class Answer:
         """Return the crop of `array` (z, y, x of the file) in the plan's axis order; writing goes through."""
         return array.transpose(self.plan.transpose_forward)[self.grid.crop]
 
+    def _hold_probabilities(self) -> bool:
+        return self.plan.origin is Origin.V1 if self.are_probabilities is None else self.are_probabilities
+
     def _decide(self, block: np.ndarray, values: np.ndarray) -> np.ndarray:
         if self.plan.regions_class_order is None:
             return values[block.argmax(axis=0)]
         labels = np.zeros(block.shape[1:], dtype=values.dtype)
-        threshold = 0.5 if self.plan.origin is Origin.V1 else 0.0  # the logit of 0.5
+        threshold = 0.5 if self._hold_probabilities() else 0.0  # the logit of 0.5
         for scores, value in zip(block, values, strict=True):
             labels[scores > threshold] = value
         return labels
 
     def _probabilities(self, block: np.ndarray) -> np.ndarray:
-        if self.plan.origin is Origin.V1:
-            return block
-        if self.plan.regions_class_order is None:
-            shifted = np.exp(block - block.max(axis=0))
-            return shifted / shifted.sum(axis=0)
-        return np.exp(-np.logaddexp(0, -block))  # the sigmoid, without overflow
+        return block if self._hold_probabilities() else _from_logits(block, self.plan)
 
     def _doubt(self, probabilities: np.ndarray) -> np.ndarray:
         surprise = probabilities * -np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
@@ -117,3 +117,15 @@ class Answer:
         other = 1 - probabilities
         surprise += other * -np.log(np.maximum(other, np.finfo(np.float32).tiny))
         return np.clip(surprise.max(axis=0), 0, np.log(2))
+
+
+def as_probabilities(scores: np.ndarray, plan: NnunetPlan) -> np.ndarray:
+    """Return scores `(L, z, y, x)` as the plan's nnU-Net averages them as probabilities float32."""
+    return scores if plan.origin is Origin.V1 else _from_logits(scores, plan)
+
+
+def _from_logits(logits: np.ndarray, plan: NnunetPlan) -> np.ndarray:
+    if plan.regions_class_order is None:
+        shifted = np.exp(logits - logits.max(axis=0))
+        return shifted / shifted.sum(axis=0)
+    return np.exp(-np.logaddexp(0, -logits))  # the sigmoid, without overflow

@@ -47,10 +47,11 @@ def predict_scores(
     folds. A 2-D plan looks at slices along the first axis. Images smaller than the patch are padded with
     0. `mirror_axes` defaults to the plan's; `()` mirrors nothing. The sums live on `sums_on`, by default
     the `device` of the networks. A progress that raises stops before the network's next look.
-    Raises CheckpointError when answers are not finite or not `(N, L, ...)`.
+    Raises CheckpointError when answers are not finite or not `(N, L, ...)`, or no fold is given.
     """
     import torch
 
+    check_folds(plan, networks)
     patch = tuple(plan.patch_size)
     axes = tuple(plan.mirror_axes if mirror_axes is None else mirror_axes)
     padded, inside = _padded(image, patch)
@@ -92,6 +93,15 @@ def predict_scores(
             )
     progress(1.0, "Looked at all windows")
     return total.cpu().numpy()[inside]
+
+
+def check_folds(plan: NnunetPlan, networks: Sequence[Network]) -> None:
+    """Raise CheckpointError when there is no network to ask."""
+    if not networks:
+        raise CheckpointError(
+            f"{plan.name}, {plan.configuration}: expected the network of at least one fold, no fold was given. "
+            "Choose one of the model's folds."
+        )
 
 
 def window_starts(length: int, size: int, step: float) -> list[int]:

@@ -16,20 +16,20 @@ Scores = Callable[[np.ndarray], np.ndarray]
 def predict_slices(
     scores: Scores, image: np.ndarray, batch: int, cores: int, progress: Progress = silent
 ) -> np.ndarray:
-    """Return `(L, K, J, I)` float32 scores of `image` `(K, J, I)`.
+    """Return `(L, K, J, I)` float32 scores of `image` `(C, K, J, I)`.
 
-    `scores` maps `(N, 1, J, I)` to `(N, L, J, I)` for N up to `batch`, and may be called from `cores`
+    `scores` maps `(N, C, J, I)` to `(N, L, J, I)` for N up to `batch`, and may be called from `cores`
     threads at once, each of which computes on one core.
     """
-    starts = range(0, len(image), batch)
+    starts = range(0, image.shape[1], batch)
     out: np.ndarray | None = None
-    batches = [np.ascontiguousarray(image[start : start + batch, None]) for start in starts]
+    batches = [np.ascontiguousarray(image[:, start : start + batch].swapaxes(0, 1)) for start in starts]
     # Closing ends the threads when progress cancels; else they would go on until the error is forgotten.
     with closing(_answers(scores, batches, cores)) as answers:
         for start in each(starts, progress, "Looking at slices"):
             answer = next(answers)
             if out is None:
-                out = np.empty((answer.shape[1], *image.shape), dtype=np.float32)
+                out = np.empty((answer.shape[1], *image.shape[1:]), dtype=np.float32)
             out[:, start : start + batch] = answer.swapaxes(0, 1)
     return out
 

@@ -19,24 +19,36 @@ def predict_windows(
     patch_size: tuple[int, int, int],
     step: float,
     progress: Progress = silent,
+    answer_size: tuple[int, int, int] | None = None,
+    gaussian: bool = True,
 ) -> np.ndarray:
-    """Return `(L, K, J, I)` float32 scores of `image` `(K, J, I)`, summed in float32.
+    """Return `(L, K, J, I)` float32 scores of `image` `(C, K, J, I)`, summed in float32.
 
-    `scores` maps `(1, 1, *patch_size)` to `(1, L, *patch_size)`. Windows advance by at most
-    `step * patch_size`; an image smaller than a window is padded with its edge values.
+    `scores` maps `(1, C, *patch_size)` to `(1, L, *answer_size)`: the center of the patch, for networks that do
+    not pad (by default all of it). Windows advance by at most `step * answer_size`; where a patch reaches beyond the
+    image, edge values are repeated. Without `gaussian` all voxels of a window count the same. Raises ValueError
+    when the margin is not the same on both sides.
     """
-    short = [max(0, size - have) for size, have in zip(patch_size, image.shape, strict=True)]
-    inside = tuple(slice(s // 2, s // 2 + n) for s, n in zip(short, image.shape, strict=True))
-    padded = np.pad(image, [(s // 2, s - s // 2) for s in short], mode="edge") if any(short) else image
-    weights = gaussian_weights(patch_size)
+    size = answer_size or patch_size
+    if any((have - want) % 2 for have, want in zip(patch_size, size, strict=True)):
+        raise ValueError(f"the answer of {size} voxels is not the center of a patch of {patch_size}")
+    margins = [(have - want) // 2 for have, want in zip(patch_size, size, strict=True)]
+    shape = image.shape[1:]
+    short = [max(0, want - have) for want, have in zip(size, shape, strict=True)]
+    inside = tuple(slice(s // 2, s // 2 + n) for s, n in zip(short, shape, strict=True))
+    around = [(m + s // 2, m + s - s // 2) for m, s in zip(margins, short, strict=True)]
+    padded = np.pad(image, [(0, 0), *around], mode="edge") if np.any(around) else image
+    covered = tuple(s + n for s, n in zip(short, shape, strict=True))
+    weights = gaussian_weights(size) if gaussian else np.ones(size, dtype=np.float32)
     total: np.ndarray | None = None
-    norm = np.zeros(padded.shape, dtype=np.float32)
-    starts = list(product(*map(window_starts, padded.shape, patch_size, (step,) * 3)))
+    norm = np.zeros(covered, dtype=np.float32)
+    starts = list(product(*map(window_starts, covered, size, (step,) * 3)))
     for start in each(starts, progress, "Looking at windows"):
-        window = tuple(slice(s, s + size) for s, size in zip(start, patch_size, strict=True))
-        answer = scores(np.ascontiguousarray(padded[window])[None, None])[0]
+        seen = tuple(slice(s, s + n) for s, n in zip(start, patch_size, strict=True))
+        window = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
+        answer = scores(np.ascontiguousarray(padded[(slice(None), *seen)])[None])[0]
         if total is None:
-            total = np.zeros((len(answer), *padded.shape), dtype=np.float32)
+            total = np.zeros((len(answer), *covered), dtype=np.float32)
         total[(slice(None), *window)] += answer * weights
         norm[window] += weights
     total /= norm

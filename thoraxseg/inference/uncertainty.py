@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from math import log
+
 import numpy as np
 
 from thoraxseg.errors import InputError
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a map of doubt holds: words for people, a key for programs, unit and largest possible value."""
+
+    key: str
+    words: str
+    unit: str
+    maximum: float
+
+
+def entropy_of(what: str, classes: int) -> Quantity:
+    """Return the quantity of an entropy of `what` over `classes` classes, in nats."""
+    return Quantity("entropy_nat", f"entropy of {what}", "nat", log(classes))
+
+
+FOLD_SPREAD = Quantity(
+    "fold_spread", "standard deviation, over the folds, of the winning class's probability", "1", 0.5
+)
 
 
 def predictive_entropy(probabilities: np.ndarray) -> np.ndarray:

@@ -35,6 +35,18 @@ def build_network(name: str, arguments: Mapping[str, Any]) -> torch.nn.Module:
         raise CheckpointError(f"architecture {name!r} does not take {dict(arguments)}: {error}.") from error
 
 
+def recognize(state: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, Any]] | None:
+    """Return name and arguments of the architecture whose network has exactly these tensors, or None.
+
+    A leading `module.` does not matter. What no tensor tells (dropout, groups, strides) keeps its default.
+    """
+    for name in known_architectures():
+        claim = getattr(_architecture(name), "recognize", None)
+        if claim is not None and (arguments := claim(state)) is not None:
+            return name, arguments
+    return None
+
+
 def load_weights(network: torch.nn.Module, name: str, state: Mapping[str, torch.Tensor]) -> None:
     """Put the tensors of `state` into `network`; every key must fit and none may be left over.
 

@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from thoraxseg.report.record import Quantity
+
 CORONAL = "LIA"
 """Columns run to the left, rows to the feet, slices to the front."""
 COLUMNS, ROWS = 4, 3
 WIDTH_IN, FOOT_IN = 9.0, 0.5
 """Width of a figure and height of the strip below the slices, in inches."""
+LEGEND_ROW_IN, LONGEST_NAME = 0.22, 40
+"""Height of one more row of the legend, and where a name in it is cut off."""
 SIDES = "R \N{LEFTWARDS ARROW} coronal \N{RIGHTWARDS ARROW} L"
 TALLEST_IN = 24.0
 """An extremely long or thin image gets margins, not a figure that nobody can open."""
@@ -33,19 +37,20 @@ DOUBT_VISIBLE = 0.05
 def draw(
     volume: Volume,
     segmentation: Segmentation,
-    entropy: np.ndarray | None,
+    uncertainty: np.ndarray | None,
+    quantity: Quantity | None,
     progress: Progress = silent,
 ) -> dict[str, bytes]:
-    """Return PNG bytes by name: `contours`, `surfaces` and, with an entropy map in nats, `uncertainty`."""
+    """Return PNG bytes by name: `contours`, `surfaces` and, with a map of doubt, `uncertainty`."""
     progress(0.0, "Drawing slices")
     image = volume.reoriented(CORONAL)
     labels, _ = reorient(segmentation.labels, segmentation.ijk_to_ras, CORONAL)
     slices = choose_slices(labels, segmentation, COLUMNS * ROWS)
-    pictures = {"contours": _montage(image, labels, segmentation, slices, None)}
-    if entropy is not None:
+    pictures = {"contours": _montage(image, labels, segmentation, slices, None, None)}
+    if uncertainty is not None:
         progress(0.35, "Drawing doubt")
-        doubt, _ = reorient(entropy, volume.ijk_to_ras, CORONAL)
-        pictures["uncertainty"] = _montage(image, labels, segmentation, slices, doubt)
+        doubt, _ = reorient(uncertainty, volume.ijk_to_ras, CORONAL)
+        pictures["uncertainty"] = _montage(image, labels, segmentation, slices, doubt, quantity)
     progress(0.7, "Drawing surfaces")
     pictures["surfaces"] = draw_surfaces(segmentation)
     progress(1.0, "Figures are ready")
@@ -77,6 +82,7 @@ def _montage(
     segmentation: Segmentation,
     slices: list[int],
     doubt: np.ndarray | None,
+    quantity: Quantity | None,
 ) -> bytes:
     from matplotlib.figure import Figure
 
@@ -84,14 +90,17 @@ def _montage(
     _, j_mm, i_mm = image.spacing_mm
     height, width = image.shape[1] * j_mm, image.shape[2] * i_mm
     tall = min(max(WIDTH_IN / COLUMNS * rows * height / width, 1.0), TALLEST_IN)
-    figure = Figure(figsize=(WIDTH_IN, tall + FOOT_IN), facecolor=BACKGROUND)
-    foot = FOOT_IN / (tall + FOOT_IN)
+    columns = _legend_columns(segmentation)
+    legend_rows = -(-len(segmentation.structures) // columns) if doubt is None else 1
+    foot_in = FOOT_IN + (legend_rows - 1) * LEGEND_ROW_IN
+    figure = Figure(figsize=(WIDTH_IN, tall + foot_in), facecolor=BACKGROUND)
+    foot = foot_in / (tall + foot_in)
     axes = figure.subplots(rows, COLUMNS, squeeze=False)
     shown = image.array[slices]
     low, high = np.percentile(shown, (0.5, 99.7))
     for axis in axes.flat:
         axis.set_axis_off()
-    limit = float(np.log(max(segmentation.structures) + 1))  # the entropy of total doubt
+    limit = quantity.maximum if quantity is not None else 1.0
     overlay = None
     for axis, k in zip(axes.flat, slices, strict=False):
         box = (0, width, height, 0)
@@ -104,9 +113,9 @@ def _montage(
         _caption(axis, _position(image, k))
     figure.subplots_adjust(0, foot, 1, 1, 0.01, 0.01)
     if overlay is None:
-        _legend(figure, segmentation)
+        _legend(figure, segmentation, columns)
     else:
-        _scale(figure, overlay, foot)
+        _scale(figure, overlay, foot, quantity)
     sides = "coronal, sides assumed" if image.geometry_assumed else SIDES
     figure.text(0.01, foot / 2, sides, color=TEXT, va="center")
     return to_png(figure)
@@ -138,18 +147,36 @@ def _caption(axis: Axes, text: str) -> None:
     axis.text(0.02, 0.97, text, transform=axis.transAxes, color=TEXT, fontsize=9, va="top", path_effects=rim)
 
 
-def _legend(figure: Figure, segmentation: Segmentation) -> None:
+def _legend_columns(segmentation: Segmentation) -> int:
+    """Return how many names fit side by side, right of the words for the sides."""
+    longest = max((len(_shortened(s.name)) for s in segmentation.structures.values()), default=0)
+    fitting = max(1, int((WIDTH_IN - 1.6) / (0.75 + 0.08 * longest)))
+    return max(1, min(fitting, len(segmentation.structures)))
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
+
+
+def _plain(name: str) -> str:
+    """Return a name that matplotlib takes for no formula."""
+    return _shortened(name).replace("$", r"\$")
+
+
+def _legend(figure: Figure, segmentation: Segmentation, columns: int) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=s.color, lw=3, label=s.name) for s in segmentation.structures.values()]
+    structures = segmentation.structures.values()
+    handles = [Line2D([], [], color=s.color, lw=3, label=_plain(s.name)) for s in structures]
     figure.legend(
-        handles=handles, loc="lower right", ncols=len(handles), frameon=False, labelcolor=TEXT, fontsize=10
+        handles=handles, loc="lower right", ncols=columns, frameon=False, labelcolor=TEXT, fontsize=10
     )
 
 
-def _scale(figure: Figure, overlay: object, foot: float) -> None:
+def _scale(figure: Figure, overlay: object, foot: float, quantity: Quantity) -> None:
     place = figure.add_axes((0.5, 0.72 * foot, 0.46, 0.18 * foot))
     bar = figure.colorbar(overlay, cax=place, orientation="horizontal")
-    bar.set_label("entropy in nat (0 = certain)", color=TEXT, fontsize=8, labelpad=1)
+    what = "entropy in nat" if quantity.unit == "nat" else "spread of the folds"
+    bar.set_label(f"{what} (0 = certain)", color=TEXT, fontsize=8, labelpad=1)
     bar.ax.tick_params(colors=TEXT, labelsize=7, length=2)
     bar.outline.set_visible(False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 from datetime import datetime, timezone
@@ -21,11 +20,21 @@ RESEARCH_USE = "Research use only. Not for diagnosis or treatment."
 _PACKAGES = ("numpy", "scipy", "torch", "SimpleITK", "scikit-image")
 
 
+class Quantity(Protocol):
+    """What a map of doubt holds."""
+
+    key: str
+    words: str
+    unit: str
+    maximum: float
+
+
 class CaseResult(Protocol):
     """What a finished case offers to the record."""
 
     volume: Volume
     uncertainty: np.ndarray | None
+    quantity: Quantity | None
     measurements: dict[str, Any]
     provenance: dict[str, Any]
     warnings: tuple[str, ...]
@@ -40,7 +49,6 @@ def provenance(
     timings_s: dict[str, float],
 ) -> dict[str, Any]:
     """Return what is needed to make the same contours again: geometry, checkpoint, options, versions, times."""
-    card = checkpoint.card
     return {
         "geometry": {
             "shape_kji": list(volume.shape),
@@ -49,21 +57,7 @@ def provenance(
             "ijk_to_ras_mm": volume.ijk_to_ras.tolist(),
             "assumed": volume.geometry_assumed,
         },
-        "checkpoint": {
-            "name": card.name,
-            "title": card.title,
-            "task": card.task,
-            "species": card.species,
-            "modality": card.modality,
-            "architecture": card.architecture.name,
-            "softmax_temperature": card.inference.temperature,
-            "softmax_temperature_reason": card.inference.temperature_reason,
-            "license": card.license,
-            "citation": card.citation,
-            "validation": card.validation,
-            "card_sha256": card.sha256,
-            "weights_sha256": [file.sha256 for file in card.weights],
-        },
+        "checkpoint": _about(checkpoint),
         "options": options,
         "device": device,
         "cpu_count": os.cpu_count(),
@@ -72,6 +66,42 @@ def provenance(
         "finished_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "timings_s": dict(timings_s),
     }
+
+
+def _about(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what identifies a checkpoint and all that it builds on."""
+    card = checkpoint.card
+    about: dict[str, Any] = {
+        "name": card.name,
+        "title": card.title,
+        "task": card.task,
+        "species": card.species,
+        "modality": card.modality,
+        "architecture": card.architecture.name,
+        "averaging": checkpoint.space or card.inference.averaging,
+        "softmax_temperature": card.inference.temperature,
+        "softmax_temperature_reason": card.inference.temperature_reason,
+        "license": card.license,
+        "citation": card.citation,
+        "validation": card.validation,
+        "card_sha256": card.sha256,
+        "weights": [file.name for file in card.weights],
+        "weights_sha256": [file.sha256 for file in card.weights],
+        "assumed": list(checkpoint.assumed),
+    }
+    if card.nnunet is not None:
+        about["nnunet"] = {
+            "version": card.nnunet.origin.value,
+            "configuration": card.nnunet.configuration,
+            "trainer": card.nnunet.trainer,
+        }
+    for key, part in (("first_stage", checkpoint.previous), ("lung_map_from", checkpoint.lungs)):
+        if part is not None:
+            about[key] = _about(part)
+    if checkpoint.members:
+        parts = zip(checkpoint.members, checkpoint.shares, strict=True)
+        about["members"] = [{"share": share, **_about(member)} for member, share in parts]
+    return about
 
 
 def case_record(
@@ -99,21 +129,21 @@ def case_record(
 
 
 def _describe(result: CaseResult) -> dict[str, Any]:
-    classes = 1 + max(structure["label"] for structure in result.measurements["structures"])
     return {
-        "kind": "entropy of the class probabilities",
-        "unit": "nat",
-        "range": [0.0, math.log(classes)],
+        "kind": result.quantity.words,
+        "key": result.quantity.key,
+        "unit": result.quantity.unit,
+        "range": [0.0, result.quantity.maximum],
         "maximum_found": float(result.uncertainty.max()),
     }
 
 
-def uncertainty_fields(classes: int) -> dict[str, str]:
+def uncertainty_fields(quantity: Quantity) -> dict[str, str]:
     """Return the header fields that say what an uncertainty volume holds."""
     return {
-        "thoraxseg_quantity": "entropy of the class probabilities",
-        "thoraxseg_unit": "nat",
-        "thoraxseg_range": f"0 to ln {classes} = {math.log(classes):.6f}",
+        "thoraxseg_quantity": quantity.words,
+        "thoraxseg_unit": quantity.unit,
+        "thoraxseg_range": f"0 to {quantity.maximum:.6f}",
         "thoraxseg_notice": RESEARCH_USE,
     }
 

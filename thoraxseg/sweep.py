@@ -1,0 +1,229 @@
+"""Which weight of two checkpoints is best on labeled cases: 0, 0.1 ... 1 tried on each, as in the coursework."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thoraxseg import inference, roads
+from thoraxseg.checkpoints import Checkpoint
+from thoraxseg.checkpoints.ensemble import ensemble_of
+from thoraxseg.errors import InputError, OutputError
+from thoraxseg.files import check_writable, publish_together
+from thoraxseg.io import hash_input, read_segmentation, read_volume
+from thoraxseg.metrics import dice
+from thoraxseg.options import Postprocess, SegmentOptions, Uncertainty
+from thoraxseg.pipeline import Stopwatch
+from thoraxseg.progress import Progress, part, silent
+from thoraxseg.segmentation import Structure
+from thoraxseg.volume import Volume
+
+SHARES = tuple(k / 10 for k in range(11))
+COLUMNS = ("case", "image", "reference")
+NAMES = ("sweep.csv", "sweep.json")
+MAX_TABLE = 16 << 20
+
+
+@dataclass(frozen=True)
+class LabeledCase:
+    """An image and the segmentation that counts as true."""
+
+    name: str
+    image: Path
+    reference: Path
+
+
+def read_cases(path: Path) -> list[LabeledCase]:
+    """Return the cases of a CSV table with the columns case, image, reference.
+
+    Paths are relative to the table. Raises InputError naming the row for missing columns or values, repeated
+    cases, and files that are not there.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+        if len(raw) > MAX_TABLE or b"\0" in raw:
+            raise InputError(
+                f"{path}: expected a table (CSV) of at most {MAX_TABLE >> 20} MiB, got another file."
+            )
+        reader = csv.DictReader(io.StringIO(raw.decode("utf-8-sig"), newline=""), strict=True)
+        rows = [(reader.line_num, row) for row in reader]
+    except OSError as error:
+        raise InputError(f"{path}: the table cannot be read: {error.strerror or error}.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: expected a table (CSV in UTF-8), got: {error}.") from error
+    cases: dict[str, LabeledCase] = {}
+    for number, row in rows:
+        missing = [column for column in COLUMNS if not (row.get(column) or "").strip()]
+        if missing or None in row:
+            raise InputError(
+                f"{path}, line {number}: expected values for {', '.join(COLUMNS)}, and no more columns than the first "
+                f"line has; {', '.join(missing) or 'too many'} is wrong."
+            )
+        name, image, reference = (row[column].strip() for column in COLUMNS)
+        if name in cases:
+            raise InputError(f"{path}, line {number}: the case {name!r:.80} is in the table twice.")
+        case = LabeledCase(name, path.parent / image, path.parent / reference)
+        for file in (case.image, case.reference):
+            if not _is_there(file):
+                raise InputError(f"{path}, line {number}: {file} is not there.")
+        cases[name] = case
+    if not cases:
+        raise InputError(
+            f"{path}: expected a table with the columns {', '.join(COLUMNS)} and one case or more."
+        )
+    return list(cases.values())
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # too long to be a path
+        return False
+
+
+def sweep(
+    cases: Sequence[LabeledCase],
+    checkpoints: Sequence[Checkpoint],
+    space: str,
+    options: SegmentOptions | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Return the Dice of w A + (1 - w) B against the references for w = 0, 0.1 ... 1, and the best w.
+
+    Every case is looked at once by each checkpoint. Without clean-up, on `space` (probabilities or logits). The best
+    w has the largest mean over cases and structures, the smallest such w where several do. Choose it on
+    validation data, never on the data that the result is reported for. Source: the coursework on ensembles.
+    """
+    first = ensemble_of(checkpoints, (1, 1), space)  # refuses checkpoints that do not belong together
+    structures = dict(first.card.labels)
+    options = replace(options or SegmentOptions(), uncertainty=Uncertainty.NONE, postprocess=Postprocess.NONE)
+    loaded = [inference.load_predictor(checkpoint, options.device) for checkpoint in checkpoints]
+    rows, notes = [], []
+    for index, case in enumerate(cases):
+        span = part(progress, index / len(cases), (index + 1) / len(cases))
+        volume = read_volume(case.image)
+        truth = _reference(case.reference, volume, structures)
+        answers = [
+            roads.contour([volume], predictor, options, Stopwatch(), part(span, k / 2, (k + 1) / 2))
+            for k, predictor in enumerate(loaded)
+        ]
+        notes += [note for answer in answers for note in (*answer.notes, *answer.warnings)]
+        for share in SHARES:
+            labels = roads.together(answers, (share, 1 - share), space).labels
+            for label, structure in structures.items():
+                score = dice(truth == label, labels == label)
+                rows.append({"case": case.name, "w": share, "structure": structure.key, "dice": score})
+    table = [_row(share, rows, structures) for share in SHARES]
+    best = max(table, key=lambda row: (row["mean_dice"], -row["w"]))
+    return {
+        "definitions": {
+            "w": f"share of the first checkpoint; the second has 1 - w; averaged on {space}, without clean-up",
+            "dice": "2 TP / (2 TP + FP + FN) of voxels; 1 where both masks are empty, 0 where one is",
+            "mean_dice": "mean over structures of the mean over cases",
+        },
+        "checkpoints": [
+            {
+                "name": one.card.name,
+                "card_sha256": one.card.sha256,
+                "weights_sha256": [file.sha256 for file in one.card.weights],
+            }
+            for one in checkpoints
+        ],
+        "space": space,
+        "options": options.to_record(),
+        "cases": [
+            {
+                "case": case.name,
+                "image_sha256": hash_input(case.image),
+                "reference_sha256": hash_input(case.reference),
+            }
+            for case in cases
+        ],
+        "best_w": best["w"],
+        "best_mean_dice": best["mean_dice"],
+        "table": table,
+        "rows": rows,
+        "assumed": [said for one in checkpoints for said in one.assumed],
+        "notes": list(dict.fromkeys(notes)),
+        "notice": "Choose w on validation data only. Research use only.",
+    }
+
+
+def check_output(folder: Path) -> None:
+    """Raise OutputError before the work starts where `write_sweep` would after it."""
+    folder = Path(folder)
+    if taken := [name for name in NAMES if (folder / name).exists()]:
+        raise OutputError(f"{folder / taken[0]} exists. Choose another --output, or move it away.")
+    new = not folder.exists()
+    check_writable(folder)
+    if new:
+        folder.rmdir()
+
+
+def write_sweep(found: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write `sweep.json` (everything) and `sweep.csv` (one row a case, w and structure); return their paths.
+
+    Raises OutputError when the folder has a sweep already or cannot be written.
+    """
+    folder = Path(folder)
+    check_output(folder)
+    with publish_together(folder, marker="sweep.json") as scratch:
+        with (scratch / "sweep.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, ["case", "w", "structure", "dice"])
+            writer.writeheader()
+            writer.writerows({**row, "case": _cell(row["case"])} for row in found["rows"])
+        text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
+        (scratch / "sweep.json").write_text(text + "\n", encoding="utf-8")
+    return [folder / name for name in NAMES]
+
+
+def _cell(text: str) -> str:
+    """Keep a spreadsheet from taking a name for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def _row(
+    share: float, rows: Sequence[Mapping[str, Any]], structures: Mapping[int, Structure]
+) -> dict[str, Any]:
+    means = {
+        structure.key: float(
+            np.mean([row["dice"] for row in rows if row["w"] == share and row["structure"] == structure.key])
+        )
+        for structure in structures.values()
+    }
+    return {"w": share, "mean_dice": float(np.mean(list(means.values()))), "dice": means}
+
+
+def _reference(path: Path, volume: Volume, structures: Mapping[int, Structure]) -> np.ndarray:
+    """Return the true labels `(K, J, I)` under the checkpoint's own numbers, on the grid of the image."""
+    if path.name.lower().endswith(".seg.nrrd"):
+        found = read_segmentation(path)
+        by_key = {structure.key: label for label, structure in structures.items()}
+        if unknown := [one.key for one in found.structures.values() if one.key not in by_key]:
+            raise InputError(
+                f"{path}: has the segments {', '.join(unknown)}, the checkpoints find {', '.join(by_key)}. Name the "
+                "segments alike."
+            )
+        labels = np.zeros(found.labels.shape, dtype=np.uint8)
+        for label, structure in found.structures.items():
+            labels[found.labels == label] = by_key[structure.key]
+        grid = Volume(labels, found.ijk_to_ras, path.name)
+    else:
+        grid = read_volume(path)
+        labels = grid.array
+        values = np.unique(labels)
+        if unknown := [value for value in values.tolist() if value not in (0, *structures)]:
+            raise InputError(
+                f"{path}: has the labels {unknown[:10]}, the checkpoints know {sorted(structures)}: "
+                f"{', '.join(f'{label} {s.name}' for label, s in structures.items())}. Renumber them."
+            )
+    roads.check_same_grid([volume, grid])
+    return labels
