@@ -116,7 +116,7 @@ def test_aimos_runs_from_its_weights_and_names_no_side(tmp_path):
 @pytest.mark.parametrize("arguments", BLOCKS, ids=lambda words: "-".join(map(str, words.values())) or "rrc")
 def test_every_block_of_rrc_unet_runs_with_a_lung_map_made_first(arguments, human, tmp_path):
     torch.save(
-        state_of("rrc_unet_3d", {"filters": 16 if "block" in arguments else 8, **arguments}),
+        state_of("rrc_unet_3d", {"filters": 16 if arguments else 8, **arguments}),
         tmp_path / "rrc.pth",
     )
     torch.save(state_of("coordinate_unet_3d", {"filters": 16}), tmp_path / "lungs.pth")
@@ -179,3 +179,26 @@ def test_a_bare_network_of_nnunet_is_refused_without_its_plans(human, tmp_path, 
         ["segment", str(human / "ct.nrrd"), "-c", str(tmp_path / "bare.pth"), "-o", str(tmp_path / "out")]
     )
     assert status == 4 and "plans.json" in capsys.readouterr().err
+
+
+def test_a_segmentation_with_lungs_is_a_lung_map_and_the_record_says_which_file(human, tmp_path):
+    torch.save(state_of("rrc_unet_3d", {"filters": 16, "block": "cgpd"}), tmp_path / "rrc.pth")
+    torch.save(state_of("coordinate_unet_3d", {"filters": 16}), tmp_path / "lungs.pth")
+    contour(human / "ct.nrrd", tmp_path / "map", "-c", tmp_path / "lungs.pth", "--uncertainty", "none")
+    words = ["-c", tmp_path / "rrc.pth", "--uncertainty", "none"]
+    record = contour(human / "ct.nrrd", tmp_path / "a", *words, "--channel", tmp_path / "map" / "ct.seg.nrrd")
+    contour(human / "ct.nrrd", tmp_path / "b", *words, "--lungs", tmp_path / "lungs.pth")
+    given, made = (read_segmentation(tmp_path / name / "ct.seg.nrrd").labels for name in "ab")
+    np.testing.assert_array_equal(given, made)
+    image, lungs = record["provenance"]["channels"]
+    assert (image["file"], lungs["file"], lungs["channel"]) == ("ct.nrrd", "ct.seg.nrrd", "lung map")
+    assert len({image["sha256"], lungs["sha256"]}) == 2
+
+
+def test_a_lung_map_and_a_checkpoint_that_makes_one_exclude_one_another(human, tmp_path, capsys):
+    torch.save(state_of("rrc_unet_3d", {"filters": 16, "block": "cgpd"}), tmp_path / "rrc.pth")
+    torch.save(state_of("coordinate_unet_3d", {"filters": 16}), tmp_path / "lungs.pth")
+    words = ["segment", human / "ct.nrrd", "-c", tmp_path / "rrc.pth", "-o", tmp_path / "out"]
+    words += ["--lungs", tmp_path / "lungs.pth", "--channel", human / "lungs.nrrd"]
+    assert main([str(word) for word in words]) == 2
+    assert "leave one of them away" in capsys.readouterr().err

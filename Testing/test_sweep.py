@@ -345,13 +345,13 @@ def test_a_bad_row_is_named_by_its_line(rows, line, words, tmp_path):
     [
         (b"", "expected a table with the columns case, image, reference"),
         (b"case,image,reference\n", "and one case or more"),
-        (b"case;image;reference\nm;a.nrrd;b.nrrd\n", "case, image, reference is wrong"),
+        (b"case|image|reference\nm|a.nrrd|b.nrrd\n", "case, image, reference is wrong"),
         (b"case,picture,reference\nm,a.nrrd,b.nrrd\n", "image is wrong"),
         (b"case,image,reference\nm\0,a.nrrd,b.nrrd\n", "expected a table"),
         (b"case,image,reference\n\xff\xfe,a.nrrd,b.nrrd\n", "expected a table (CSV in UTF-8)"),
         (b'case,image,reference\n"m,a.nrrd,b.nrrd\n', "expected a table (CSV in UTF-8)"),
     ],
-    ids=["empty", "no case", "semicolons", "no column", "NUL", "no UTF-8", "an open quote"],
+    ids=["empty", "no case", "bars", "no column", "NUL", "no UTF-8", "an open quote"],
 )
 def test_a_file_that_is_no_table_of_cases_is_refused_by_name(content, words, tmp_path):
     with pytest.raises(InputError) as caught:
@@ -473,3 +473,25 @@ def test_a_sweep_that_fails_leaves_no_folder(cases, models, tmp_path, capsys):
     assert run(cases, models, tmp_path) == 3
     assert "truth0.nrrd: has the labels [7]" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_case_without_any_label_counts_and_is_said(pair, truth, tmp_path):
+    image = tiny.volume()
+    nothing = np.zeros_like(truth[0])
+    found = sweep(reference(tmp_path, nothing, image), pair, "probabilities", CPU)
+    for row in found["rows"]:
+        assert row["dice"] == (1.0 if row["both_empty"] else 0.0)
+    told = any("both empty" in note for note in found["notes"])
+    assert told == any(row["both_empty"] for row in found["rows"] if row["w"] == 1)
+
+
+def test_weights_that_do_not_differ_are_said(pair, truth, cases):
+    found = sweep(read_cases(cases), [pair[0], pair[0]], "probabilities", CPU)
+    assert any("do not tell which is best" in note for note in found["notes"])
+
+
+def test_a_table_with_semicolons_is_read_as_one_with_commas(truth, cases):
+    text = cases.read_text("utf-8")
+    other = cases.with_name("european.csv")
+    other.write_text(text.replace(",", ";"), encoding="utf-8")
+    assert read_cases(other) == read_cases(cases)

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ import numpy as np
 from thoraxseg import inference, measure, precheck, report, roads
 from thoraxseg.checkpoints import Checkpoint
 from thoraxseg.checkpoints.card import Card
-from thoraxseg.errors import OptionError, OutputError
+from thoraxseg.errors import InputError, OptionError, OutputError
 from thoraxseg.files import check_writable, publish_together, safe_name, sha256_file
 from thoraxseg.io import (
     ASSUMED_KEY,
     StackGeometry,
     hash_input,
+    read_segmentation,
     read_volume,
     write_scalar_nrrd,
     write_segmentation,
@@ -71,6 +72,12 @@ def segment(
     """
     options = options or SegmentOptions()
     card = checkpoint.card
+    if checkpoint.lungs is not None and not checkpoint.members and len(channels) + 1 == len(card.channels):
+        if card.lungs_from is None:
+            raise OptionError(
+                "--lungs and a lung map given with --channel exclude one another: leave one of them away."
+            )
+        checkpoint = replace(checkpoint, lungs=None)  # the user's map counts, not the card's habit
     clock = Stopwatch()
     warnings = [*checkpoint.assumed, *_prechecked(volume, checkpoint)]
     with clock("load_checkpoint"):
@@ -89,7 +96,13 @@ def segment(
     provenance = report.provenance(
         volume, checkpoint, options.to_record(), answer.predictor.device, clock.seconds
     )
-    provenance["channels"] = [report.printable(channel.name) for channel in (volume, *channels)]
+    provenance["channels"] = [
+        {"channel": wanted.name, "file": report.printable(given.name)}
+        for wanted, given in zip(card.channels, (volume, *channels), strict=False)
+    ]
+    if channels:
+        pairs = (f"{one['channel']}: {one['file']}" for one in provenance["channels"])
+        answer.notes.append(f"Channels as given, in the checkpoint's order: {', '.join(pairs)}.")
     provenance["sampling"] = answer.sampling
     return Result(
         volume,
@@ -125,8 +138,10 @@ def segment_file(
     with clock("read"):
         progress(0.0, "Reading the image")
         geometry = _stack_geometry(checkpoint.card, spacing_mm)
-        volume, *others = [read_volume(one, geometry, spacing_mm is not None) for one in paths]
-        digest = _digest_of(paths)
+        volume = read_volume(path, geometry, spacing_mm is not None)
+        others = [_read_channel(one, geometry, spacing_mm is not None) for one in paths[1:]]
+        digests = [hash_input(one) for one in paths]
+        digest = digests[0] if not others else hashlib.sha256("".join(digests).encode()).hexdigest()
     # The bytes of a name are the same everywhere; their letters depend on the locale.
     name = os.fsencode(name or case_name(path)).decode("utf-8", "surrogateescape")
     with _no_empty_folder(folder):
@@ -135,14 +150,24 @@ def segment_file(
             _refuse_the_input(one, folder, safe_name(name))
         _earlier_outputs(folder, safe_name(name), digest)
         result = segment(volume, checkpoint, options, part(progress, 0.02, 0.85), channels=others)
+        for told, sha256 in zip(result.provenance["channels"], digests, strict=True):
+            told["sha256"] = sha256
         result.provenance["timings_s"] = {**clock.seconds, **result.provenance["timings_s"]}
         return write_case(result, folder, name, digest, part(progress, 0.85, 1.0))
 
 
-def _digest_of(paths: Sequence[Path]) -> str:
-    """Return the SHA-256 of an image, or of those of all its channels in order."""
-    digests = [hash_input(path) for path in paths]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+def _read_channel(path: Path, geometry: StackGeometry | None, spacing_given: bool) -> Volume:
+    """Return the image of a further channel; of a segmentation, its lungs as a map."""
+    if not path.name.lower().endswith(".seg.nrrd"):
+        return read_volume(path, geometry, spacing_given)
+    found = read_segmentation(path)
+    keys = [structure.key for structure in found.structures.values() if structure.key in roads.LUNG_KEYS]
+    if not {*keys} - {"tumors"}:
+        names = ", ".join(structure.name for structure in found.structures.values())
+        raise InputError(
+            f"{path}: expected a segmentation with lungs, to be used as lung map, it has {names}."
+        )
+    return Volume(found.mask(*keys).astype(np.uint8), found.ijk_to_ras, path.name)
 
 
 def _prechecked(volume: Volume, checkpoint: Checkpoint) -> list[str]:

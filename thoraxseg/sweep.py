@@ -7,12 +7,13 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from thoraxseg import inference, roads
+from thoraxseg import inference, report, roads
 from thoraxseg.checkpoints import Checkpoint
 from thoraxseg.checkpoints.ensemble import ensemble_of
 from thoraxseg.errors import InputError, OutputError
@@ -53,7 +54,12 @@ def read_cases(path: Path) -> list[LabeledCase]:
             raise InputError(
                 f"{path}: expected a table (CSV) of at most {MAX_TABLE >> 20} MiB, got another file."
             )
-        reader = csv.DictReader(io.StringIO(raw.decode("utf-8-sig"), newline=""), strict=True)
+        text = raw.decode("utf-8-sig")
+        first = text.partition("\n")[0]
+        comma = (
+            ";" if ";" in first and "," not in first else ","
+        )  # as spreadsheets of much of Europe write it
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=comma, strict=True)
         rows = [(reader.line_num, row) for row in reader]
     except OSError as error:
         raise InputError(f"{path}: the table cannot be read: {error.strerror or error}.") from error
@@ -119,9 +125,16 @@ def sweep(
         for share in SHARES:
             labels = roads.together(answers, (share, 1 - share), space).labels
             for label, structure in structures.items():
-                score = dice(truth == label, labels == label)
-                rows.append({"case": case.name, "w": share, "structure": structure.key, "dice": score})
+                one, other = truth == label, labels == label
+                row = {"case": case.name, "w": share, "structure": structure.key, "dice": dice(one, other)}
+                rows.append({**row, "both_empty": not (one.any() or other.any())})
     table = [_row(share, rows, structures) for share in SHARES]
+    scored = len(cases) * len(structures)
+    empty = sum(row["both_empty"] for row in rows if row["w"] == 1)
+    if empty:
+        notes.append(f"{empty} of {scored} pairs of masks are both empty at w = 1 and count as 1.")
+    if len({row["mean_dice"] for row in table}) == 1:
+        notes.append("All weights give the same mean Dice: the cases do not tell which is best.")
     best = max(table, key=lambda row: (row["mean_dice"], -row["w"]))
     return {
         "definitions": {
@@ -138,6 +151,8 @@ def sweep(
             for one in checkpoints
         ],
         "space": space,
+        "versions": report.versions(),
+        "finished_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "options": options.to_record(),
         "cases": [
             {
@@ -177,7 +192,7 @@ def write_sweep(found: Mapping[str, Any], folder: Path) -> list[Path]:
     check_output(folder)
     with publish_together(folder, marker="sweep.json") as scratch:
         with (scratch / "sweep.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, ["case", "w", "structure", "dice"])
+            writer = csv.DictWriter(file, ["case", "w", "structure", "dice", "both_empty"])
             writer.writeheader()
             writer.writerows({**row, "case": _cell(row["case"])} for row in found["rows"])
         text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
@@ -217,7 +232,7 @@ def _reference(path: Path, volume: Volume, structures: Mapping[int, Structure]) 
             labels[found.labels == label] = by_key[structure.key]
         grid = Volume(labels, found.ijk_to_ras, path.name)
     else:
-        grid = read_volume(path)
+        grid = read_volume(path, allow_constant=True)  # a case without a tumor
         labels = grid.array
         values = np.unique(labels)
         if unknown := [value for value in values.tolist() if value not in (0, *structures)]:

@@ -179,7 +179,7 @@ def test_a_bundle_of_one_sigmoid_has_one_label(tmp_path):
         ("1=heart", {1: "heart"}),
         ("1=heart,2=spinal cord,3=right lung", {1: "heart", 2: "spinal cord", 3: "right lung"}),
         (" 2 = left lung , 1 = heart ", {2: "left lung", 1: "heart"}),
-        ("01=a=b", {1: "a=b"}),
+        ("01=a", {1: "a"}),
     ],
 )
 def test_labels_are_read_from_text(text, expected):
@@ -290,3 +290,17 @@ def test_folds_of_a_card_are_chosen_by_their_names(a_card):
 def test_the_file_of_a_fold_is_called_like_it(tmp_path):
     assert fold_name("all", tmp_path / "checkpoint_final.pth") == "fold_all.pth"
     assert fold_name("0", tmp_path / "model_best.model") == "fold_0.model"
+
+
+@pytest.mark.parametrize("text", ["1=heart;2=cord", "1=heart=cord"])
+def test_a_name_with_another_separator_in_it_is_refused(text):
+    with pytest.raises(OptionError, match="1=heart,2=spinal cord"):
+        parse_labels(text)
+
+
+def test_a_model_whose_reader_reorients_takes_no_orientation(a_plan):
+    card = card_of_plan(replace(a_plan(), reader="NibabelIOWithReorient"), None)
+    with pytest.raises(OptionError, match="turns every image to RAS"):
+        with_words(card, About(orientation="LPS"))
+    turned = with_words(card_of_plan(replace(a_plan(), reader="SimpleITKIO"), None), About(orientation="LPS"))
+    assert turned.input.orientation == "LPS"

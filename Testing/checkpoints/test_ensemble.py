@@ -44,6 +44,7 @@ def test_shares_are_divided_by_their_sum(member, given, expected):
         ((1, 1, 1), "expected 2 numbers, one for each checkpoint, got 3"),
         ((), "expected 2 numbers"),
         ((1, -1), "0 and more"),
+        ((3, -1), "0 and more"),
         ((0, 0), "one of them above 0"),
         ((float("nan"), 1), "0 and more"),
         ((float("inf"), 1), "0 and more"),

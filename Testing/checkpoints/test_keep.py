@@ -38,6 +38,7 @@ from thoraxseg.checkpoints.keep import is_here
 from thoraxseg.errors import CheckpointError, DownloadError, OptionError, OutputError
 from thoraxseg.files import sha256_file
 from thoraxseg.inference import load_predictor
+from thoraxseg.models import build_network
 from thoraxseg.options import Device
 from thoraxseg.progress import Cancelled
 
@@ -504,7 +505,9 @@ def test_a_converted_model_answers_as_before(kind, tmp_path):
     kept = convert(model, tmp_path / "converted")
     shutil.rmtree(tmp_path / "model")
     found = open_checkpoint(tmp_path / "converted")
-    assert {path.suffix for path in found.weights} == {".safetensors"}
+    paths = (*found.weights, *(found.previous.weights if found.previous else ()))
+    assert {path.suffix for path in paths} == {".safetensors"}
+    assert (found.previous is not None) == ("cascade" in kind)
     assert found.card.name == kept.card.name
     assert tiny.same(tiny.seen(found), expected)
     if kind in ("v1", "v2"):
@@ -541,7 +544,9 @@ def test_weights_under_published_names_get_ours_and_answer_as_before(name, tmp_p
     assert written.keys() == own.keys()
     assert all(torch.equal(written[key], own[key]) for key in own), "no value changes"
     after = open_checkpoint(tmp_path / "converted")
-    assert replace(after.card, weights=(), sha256="", source=card.source) == replace(card, weights=())
+    assert replace(after.card, weights=(), sha256="", source=card.source, assumed=()) == replace(
+        card, weights=()
+    )
     after, image = load_predictor(after, Device.CPU).networks[0], torch.rand(1, 1, size, size)
     with torch.inference_mode():
         assert torch.equal(before(image), after(image))
@@ -621,6 +626,20 @@ def test_one_flipped_byte_is_noticed_and_its_file_named(place, tmp_path):
         verify_installed(card)
     assert str(kept.folder / place) in str(caught.value)
     assert is_here(card)
+
+
+def test_a_damaged_sample_is_noticed(quick_checkpoint, empty_home):
+    folder = empty_home / "checkpoints" / "quick"
+    shutil.copytree(quick_checkpoint, folder)
+    (folder / "mouse.tif").write_bytes(b"mouse")
+    card = json.loads((folder / "card.json").read_text("utf-8"))
+    digest = hashlib.sha256(b"mouse").hexdigest()
+    card["samples"] = [{"name": "mouse.tif", "member": "", "sha256": digest, "size_bytes": 5}]
+    (folder / "card.json").write_text(json.dumps(card), encoding="utf-8")
+    verify_installed(list_cards()["quick"])
+    (folder / "mouse.tif").write_bytes(b"house")
+    with pytest.raises(CheckpointError, match=r"mouse\.tif: expected SHA-256"):
+        verify_installed(list_cards()["quick"])
 
 
 def test_a_missing_file_is_noticed(weights):
@@ -709,3 +728,40 @@ def test_weights_in_safetensors_are_installed_as_they_are(tmp_path):
     save_file(tiny.state_of("aimos", {"features": [4, 8, 8]}), tmp_path / "a.safetensors")
     kept = install(tmp_path / "a.safetensors")
     assert (kept.folder / "a.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
+
+
+def test_what_was_assumed_stays_on_the_card_until_a_person_empties_the_list(empty_home, tmp_path):
+    torch.save(build_network("unet3plus", {"filters": 2}).state_dict(), tmp_path / "bare.pth")
+    told = open_checkpoint(tmp_path / "bare.pth").assumed
+    install(tmp_path / "bare.pth")
+    convert(tmp_path / "bare.pth", tmp_path / "native")
+    assert told and open_checkpoint("bare").assumed == open_checkpoint(tmp_path / "native").assumed == told
+    path = tmp_path / "native" / "card.json"
+    card = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(card | {"assumed": []}), encoding="utf-8")
+    assert open_checkpoint(tmp_path / "native").assumed == ()
+
+
+def test_renamed_labels_take_the_rules_that_spoke_of_them_away(empty_home, tmp_path):
+    torch.save(build_network("unet", {"filters": 2}).state_dict(), tmp_path / "bare.pth")
+    before = open_checkpoint(tmp_path / "bare.pth").card
+    assert before.tumors is not None and before.postprocess.rules
+    after = open_checkpoint(tmp_path / "bare.pth", about=About(labels={1: "heart", 2: "spinal cord"})).card
+    assert after.tumors is None and not after.postprocess.rules and after.task == "other"
+    same = open_checkpoint(tmp_path / "bare.pth", about=About(labels={1: "lungs"})).card
+    assert same.tumors == before.tumors and same.postprocess == before.postprocess
+
+
+def test_verify_checks_all_and_names_every_wrong_one(empty_home, tmp_path, capsys):
+    from thoraxseg.cli import main
+
+    for name in ("first", "second", "third"):
+        torch.save(build_network("unet", {"filters": 2}).state_dict(), tmp_path / f"{name}.pth")
+        install(tmp_path / f"{name}.pth")
+    for name in ("first", "second"):
+        path = next((empty_home / "checkpoints" / name).glob("*.pth"))
+        path.write_bytes(path.read_bytes() + b"x")
+    assert main(["checkpoints", "verify"]) == 4
+    told = capsys.readouterr()
+    assert "first: WRONG" in told.out and "second: WRONG" in told.out and "third: " in told.out
+    assert "2 of 4" in told.err and "remove" in told.err

@@ -91,7 +91,7 @@ def test_the_only_model_of_a_configuration_is_chosen():
         (
             None,
             "holds 3 models that could be meant: 2d (a), 3d_fullres (b), 3d_fullres (c/d). Choose one by its "
-            "configuration.",
+            "configuration (--configuration NAME).",
         ),
         (
             "3d_fullres",

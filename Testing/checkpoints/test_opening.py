@@ -115,7 +115,7 @@ def test_one_checkpoint_file_of_nnunet_means_its_fold_and_says_how_it_was_read(v
     assert equal(weights_of(alone), weights_of(inside))
     for path in (*inside.weights, *alone.weights):
         assert open_checkpoint(path, Choice("3d_fullres", ("1",))).weights == (path,)
-        refused(path, path, "is of configuration", "not '2d'", choice=Choice("2d"))
+        refused(path, model.name if path in inside.weights else path, "not '2d'", choice=Choice("2d"))
         refused(path, path, "is of fold 1", choice=Choice(folds=("0",)))
         refused(path, path, "is not called", choice=Choice(best=True))
 
@@ -558,3 +558,31 @@ def test_an_archive_gives_the_answer_of_its_folder(tmp_path):
     model = tiny.v2_model(tmp_path / "v2")
     archive = tiny.zipped(tmp_path / "v2", tmp_path / "v2.zip")
     assert tiny.same(tiny.seen(open_checkpoint(archive)), tiny.seen(open_checkpoint(model)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("mouse.nii.gz", b"\x1f\x8b\x08", "looks like an image"),
+        ("table.csv", b"case,image\n", "Known are"),
+        ("notes.docx.txt", b"hello", "Known are"),
+    ],
+)
+def test_what_is_no_model_at_all_is_told_what_could_be_given(name, content, words, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        open_checkpoint(tmp_path / name)
+    assert name in str(caught.value) and "nnU-Net" in str(caught.value)
+
+
+def test_an_address_is_told_to_be_installed_first():
+    with pytest.raises(CheckpointError, match="checkpoints install ADDRESS"):
+        open_checkpoint("https://example.org/model.zip")
+
+
+def test_a_zip_that_holds_no_model_is_named_itself_and_not_where_it_was_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        archive.writestr("a.png", b"none")
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(tmp_path / "pictures.zip")
+    assert str(tmp_path / "pictures.zip") in str(caught.value) and "thoraxseg-model-" not in str(caught.value)

@@ -207,7 +207,7 @@ def test_the_spread_of_folds_is_shown_as_such(record, page):
 
 def test_the_record_names_channels_weights_and_what_was_averaged(record):
     made = record["provenance"]
-    assert made["channels"] == [record["input"]["name"]]
+    assert [one["file"] for one in made["channels"]] == [record["input"]["name"]]
     assert made["sampling"] is None
     assert made["checkpoint"]["averaging"] == "probabilities"
     assert made["checkpoint"]["weights"] == ["phantom-threshold.safetensors"]

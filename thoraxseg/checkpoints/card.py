@@ -191,6 +191,9 @@ class Card:
     citation: str
     validation: str
     """What the model was measured on, in words; also what it was not."""
+    assumed: tuple[str, ...]
+    """What was assumed when the card was made of files that do not tell it. Every result says so; a person who has
+    checked the card empties the list."""
     sha256: str = ""
     """Digest of the card's text."""
 
@@ -385,6 +388,7 @@ def parse_card(data: Any) -> Card:
         "weights": list_of(_file),
         "samples": list_of(_file),
         "source": _source,
+        "assumed": list_of(fields.text),
     }
     card = record(Card, data, "card", parsers)
     _check_labels(card)

@@ -57,7 +57,13 @@ def list_cards() -> dict[str, Card]:
     """
     cards = {card.name: card for card in map(read_card, sorted(_BUNDLED_CARDS.glob("*.json")))}
     for path in sorted((home() / "checkpoints").glob(f"[!.]*/{CARD_FILE}")):  # one with a dot is being made
-        card = read_card(path)
+        try:
+            card = read_card(path)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error} Until then no checkpoint can be opened by name; 'thoraxseg checkpoints remove "
+                f"{path.parent.name}' takes it away."
+            ) from error
         if card.name in cards:
             raise CheckpointError(
                 f"{path}: the name {card.name!r} belongs to another checkpoint; rename this one."
@@ -80,7 +86,10 @@ def verify(path: Path, file: CardFile, card: Card) -> None:
     """Raise CheckpointError unless the file is there and is, bit for bit, the one the card names."""
     if not path.is_file():
         fetched = card.source.kind == "python-package"
-        remedy = f"Run 'thoraxseg checkpoints install {card.name}'." if fetched else "Put it beside its card."
+        again = (
+            f"Put it beside its card, or run 'thoraxseg checkpoints remove {card.name}' and install it again."
+        )
+        remedy = f"Run 'thoraxseg checkpoints install {card.name}'." if fetched else again
         raise CheckpointError(
             f"checkpoint {card.name}: its file {file.name} is not on this machine. {remedy}"
         )
@@ -88,7 +97,8 @@ def verify(path: Path, file: CardFile, card: Card) -> None:
     if digest != file.sha256:
         raise CheckpointError(
             f"{path}: expected SHA-256 {file.sha256[:12]}... as on the card of {card.name}, got "
-            f"{digest[:12]}...: the file is damaged or another one. Delete it and install the checkpoint again."
+            f"{digest[:12]}...: the file is damaged or another one. Run 'thoraxseg checkpoints remove {card.name}' "
+            "and install it again."
         )
 
 

@@ -76,7 +76,7 @@ def parse_labels(text: str) -> dict[int, str]:
     found: dict[int, str] = {}
     for part in text.split(","):
         number, _, name = part.partition("=")
-        if not re.fullmatch(r"\s*\d{1,3}\s*", number, re.ASCII) or not name.strip():
+        if not re.fullmatch(r"\s*\d{1,3}\s*", number, re.ASCII) or not name.strip() or {*"=;"} & {*name}:
             raise OptionError(f"--labels: expected pairs such as 1=heart,2=spinal cord, got {text!r}.")
         if int(number) in found:
             raise OptionError(f"--labels: label {int(number)} is named twice in {text!r}.")
@@ -102,10 +102,26 @@ def with_words(card: Card, about: About) -> Card:
         labels = {**labels, **named}
         if len({structure.key for structure in labels.values()}) < len(labels):
             raise OptionError("--labels: two labels would be the same structure; give them different names.")
+        card = _without_rules_for(card, {n for n in named if labels[n].key != card.labels[n].key}, about)
     name = card.name if about.name is None else checked_name(about.name)
     if about.orientation is not None:
+        if card.nnunet is not None and card.nnunet.reader.endswith("WithReorient"):
+            raise OptionError(
+                f"--orientation: {card.name} was trained with a reader that turns every image to {REORIENTED}, and so "
+                "is it done here. Leave --orientation away."
+            )
         words["input"] = replace(card.input, orientation=about.orientation)
     return replace(card, name=name, labels=labels, **words)
+
+
+def _without_rules_for(card: Card, renamed: set[int], about: About) -> Card:
+    """Return the card without clean-up and tumor rules where they speak of labels that now mean something else."""
+    used = {label for region in card.postprocess.regions for label in (*region.labels, region.write)}
+    if card.tumors is not None:
+        used |= {card.tumors.label, card.tumors.host_label}
+    if not used & renamed:
+        return card
+    return replace(card, postprocess=Cleanup((), ()), tumors=None, task=about.task or "other")
 
 
 def checked_name(name: str) -> str:
@@ -189,6 +205,7 @@ def card_of_plan(plan: NnunetPlan, previous: str | None) -> Card:
         license="not stated",
         citation="not stated",
         validation="None by ThoraxSeg.",
+        assumed=(),
     )
 
 
@@ -249,6 +266,7 @@ def card_of_bundle(bundle: MonaiBundle) -> Card:
         license=bundle.license or "see the bundle's LICENSE",
         citation=bundle.citation or bundle.copyright or "not stated",
         validation="None by ThoraxSeg.",
+        assumed=(),
     )
 
 

@@ -206,7 +206,7 @@ def _write(checkpoint: Checkpoint, folder: Path, convert: bool) -> None:
         inside.mkdir()
         _write(checkpoint.previous, inside, convert)
         card = replace(card, previous=FIRST_STAGE)
-    card = replace(card, weights=files_of(paths))
+    card = replace(card, weights=files_of(paths), assumed=checkpoint.assumed)
     (folder / CARD_FILE).write_text(card_text(card), encoding="utf-8")
 
 
@@ -271,6 +271,10 @@ def size_of(folder: Path) -> int:
 
 
 def _refuse_a_taken_name(name: str, cards: dict[str, Card]) -> None:
+    if name in cards and cards[name].source.kind == "bundled":
+        raise CheckpointError(
+            f"the name {name!r} is taken by a checkpoint of ThoraxSeg. Choose another --name."
+        )
     if name in cards or (home() / "checkpoints" / name).exists():
         raise CheckpointError(
             f"the name {name!r} is taken by a checkpoint of the catalog. Choose another --name, or run 'thoraxseg "

@@ -69,7 +69,11 @@ def choose_model(
         raise CheckpointError(f"{folder}: has no model of configuration {wanted!r}; there are: {listed}.")
     if len(chosen) > 1:
         different = {configurations[model] for model in chosen}
-        remedy = "Choose one by its configuration" if len(different) > 1 else "Give one by its own folder"
+        remedy = (
+            "Choose one by its configuration (--configuration NAME)"
+            if len(different) > 1
+            else "Give one by its own folder"
+        )
         if len(different) > 1 and any("cascade" in name for name in different):
             remedy += (
                 "; a cascade has two by design: choose its second stage, which finds the first by itself"

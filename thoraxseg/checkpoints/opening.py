@@ -8,6 +8,7 @@ import zipfile
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from thoraxseg.checkpoints import monai_bundle, nnunet_v1, nnunet_v2, recipes
 from thoraxseg.checkpoints.archive import safe_extract
@@ -32,11 +33,17 @@ from thoraxseg.errors import CheckpointError
 from thoraxseg.models import known_architectures, recognize
 from thoraxseg.progress import Progress, silent
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
 KNOWN = (
     "a catalog name; a folder or zip of nnU-Net (version 1 or 2) or a MONAI bundle; one checkpoint file of nnU-Net; "
     "weights (.pth, .pt, .safetensors) of the architectures {}; or a folder with card.json"
 )
 FIRST_STAGE = "first-stage"
+_IMAGES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".tif", ".tiff", ".dcm")
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,10 @@ def _opened(text: str, choice: Choice, progress: Progress) -> Checkpoint:
         return _of_card(read_card(path), path.parent, choice)
     if is_file:
         return _of_file(path, cards, choice, progress)
+    if text.lower().startswith(("http://", "https://")):
+        raise CheckpointError(
+            f"{text[:200]}: an address is installed first: 'thoraxseg checkpoints install ADDRESS'."
+        )
     published = list_published()
     if text in published:
         raise CheckpointError(
@@ -131,7 +142,8 @@ def _of_card(card: Card, folder: Path, choice: Choice) -> Checkpoint:
         previous = _of_card(read_card(place), place.parent, Choice())
         if previous.card.nnunet is None or previous.card.labels.keys() != card.labels.keys():
             raise CheckpointError(f"{place}: is not the first stage of {card.name}. Install the model again.")
-    return Checkpoint(card, tuple(folder / file.name for file in card.weights), previous=previous)
+    paths = tuple(folder / file.name for file in card.weights)
+    return Checkpoint(card, paths, previous=previous, assumed=card.assumed)
 
 
 def _of_folder(folder: Path, choice: Choice) -> Checkpoint:
@@ -166,7 +178,10 @@ def _of_file(path: Path, cards: dict[str, Card], choice: Choice, progress: Progr
         scratch = tempfile.TemporaryDirectory(prefix="thoraxseg-model-", ignore_cleanup_errors=True)
         folder = Path(scratch.name) / plain_name(path.stem)
         safe_extract(path, folder, progress)
-        return replace(_of_folder(_inner(folder), choice), scratch=scratch)
+        try:
+            return replace(_of_folder(_inner(folder), choice), scratch=scratch)
+        except CheckpointError as error:  # the unpacked folder is gone when a person reads this
+            raise CheckpointError(str(error).replace(str(folder), str(path))) from error
     version = is_nnunet_checkpoint(path)
     if version is not None:
         read = nnunet_v1.read_nnunet_v1 if version == "v1" else nnunet_v2.read_nnunet_v2
@@ -175,8 +190,8 @@ def _of_file(path: Path, cards: dict[str, Card], choice: Choice, progress: Progr
     _nothing_to_choose(path, choice)
     for card in cards.values():
         if [known.sha256 for known in card.weights] == [file.sha256]:
-            return Checkpoint(card, (path,))
-    state = read_weights(path)
+            return Checkpoint(card, (path,), assumed=card.assumed)
+    state = _tensors_of(path)
     found = recognize(state)
     if found is None:
         raise CheckpointError(
@@ -195,10 +210,25 @@ def _of_file(path: Path, cards: dict[str, Card], choice: Choice, progress: Progr
         raise CheckpointError(f"{path}: its network cannot be described: {problem}.") from None
     assumed = (
         f"{path.name} holds weights and nothing else. It was recognized as {name} and used as in {recipe.source}; "
-        f"not known: {recipe.unknown}. Check the contours; 'thoraxseg checkpoints convert' writes a card that can "
-        "be corrected."
+        f"not known: {recipe.unknown}. Check the contours. 'thoraxseg checkpoints convert' writes a card that can "
+        "be corrected; when it is right, empty its list 'assumed'."
     )
     return Checkpoint(replace(card, weights=(file,)), (path,), assumed=(assumed,))
+
+
+def _tensors_of(path: Path) -> Mapping[str, torch.Tensor]:
+    """Return the tensors of a weights file; says what could be given where it is something else altogether."""
+    if path.name.lower().endswith(_IMAGES):
+        raise CheckpointError(
+            f"{path}: this looks like an image, not a checkpoint. Were INPUT and --checkpoint exchanged? Known are: "
+            f"{_known()}."
+        )
+    try:
+        return read_weights(path)
+    except CheckpointError as error:
+        if path.suffix.lower() in (".pth", ".pt", ".safetensors", ".model", ".ckpt"):
+            raise
+        raise CheckpointError(f"{error} Known are: {_known()}.") from error
 
 
 def _of_plan(plan: NnunetPlan, choice: Choice) -> Checkpoint:

@@ -98,6 +98,7 @@ def card_data(name: str, architecture: str, arguments: Mapping[str, Any], recipe
         "license": "not stated",
         "citation": "not stated",
         "validation": "None by ThoraxSeg: the file does not say what it was trained on.",
+        "assumed": [],
     }
 
 
@@ -133,7 +134,7 @@ def _mouse_mri(source: str, unknown: str, arguments: Mapping[str, Any]) -> Recip
     ]
     return Recipe(
         source=source,
-        unknown=f"{unknown}, and which of the two batches (dark or not)",
+        unknown=f"{unknown}, and to which of the two batches (dark or not) a stack belongs",
         species="mouse",
         modality="MRI",
         task="lung-tumor",
@@ -153,13 +154,13 @@ def _mouse_mri(source: str, unknown: str, arguments: Mapping[str, Any]) -> Recip
 
 
 def _deepmeta(arguments: Mapping[str, Any]) -> Recipe:
-    return _mouse_mri("DeepMeta (mouse MRI)", "the labels' names are those of the paper", arguments)
+    return _mouse_mri("DeepMeta (mouse MRI)", "whether the labels are those of the paper", arguments)
 
 
 def _kaniewski(arguments: Mapping[str, Any]) -> Recipe:
     return _mouse_mri(
         "the mouse MRI benchmark of Kaniewski et al. 2024",
-        "the labels' names are those of the paper",
+        "whether the labels are those of the paper",
         arguments,
     )
 

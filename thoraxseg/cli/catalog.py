@@ -335,9 +335,19 @@ def verify_checkpoints(names: tuple[str, ...]) -> None:
             f"unknown checkpoint {unknown[0]!r}; the catalog has {', '.join(sorted(cards))}."
         )
     wanted = names or [name for name, card in cards.items() if is_here(card)]
+    wrong = []
     for name in wanted:
-        read = verify_installed(cards[name])
-        click.echo(f"{name}: {size_words(read)}, as on its card")
+        try:
+            read = verify_installed(cards[name])
+        except CheckpointError as error:
+            wrong.append(str(error))
+            click.echo(f"{name}: WRONG")
+        else:
+            click.echo(f"{name}: {size_words(read)}, as on its card")
+    if wrong:
+        raise CheckpointError(
+            f"{len(wrong)} of {len(wanted)} checkpoint(s) are not as on their cards. {' '.join(wrong)}"
+        )
 
 
 @checkpoints.command("remove")

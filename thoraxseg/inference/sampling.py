@@ -145,8 +145,9 @@ def dropped_out(
     layers = [module for module in modules if isinstance(module, kinds) and module.p > 0]
     if not layers:
         raise OptionError(
-            "expected networks with dropout, but this checkpoint has no dropout layers: every sample would be "
-            "the same. Use another form of uncertainty, such as entropy, wang or mean-prob."
+            "expected networks with dropout, but this checkpoint has no dropout layers, or its files do not state "
+            "them (a card can): every sample would be the same. Use another form of uncertainty, such as entropy, "
+            "wang or mean-prob."
         )
     # Seeding torch reaches every GPU; one that was never used has no state worth keeping.
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()

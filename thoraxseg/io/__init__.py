@@ -37,13 +37,15 @@ def read_volume(
     *,
     max_decoded_bytes: int = decode.MAX_DECODED_BYTES,
     allow_detached: bool = True,
+    allow_constant: bool = False,
 ) -> Volume:
     """Return the image in a file or folder as a Volume, voxels in the file's order, never resampled.
 
     Reads NRRD, NIfTI, MetaImage, TIFF stacks and DICOM folders; the content decides which it is.
     `stack_geometry` is used only when the file states no orientation, and the notes say so;
     `spacing_given` tells that a person asked for it, so that a file with its own geometry is an
-    error. `max_decoded_bytes` bounds compressed data; `allow_detached=False` refuses headers that
+    error. `allow_constant` takes an image of one value only, such as the label map of a case without a tumor.
+    `max_decoded_bytes` bounds compressed data; `allow_detached=False` refuses headers that
     name another file (for uploads).
     Raises InputError for everything that cannot be read exactly: see SAFETY R15-R22, R26-R30.
     """
@@ -53,7 +55,7 @@ def read_volume(
             image = _read(path, max_decoded_bytes, allow_detached)
         except OSError as error:
             raise _unreadable(path, error) from error
-        _check_values(image.array, path)
+        _check_values(image.array, path, allow_constant)
         matrix, notes, assumed = place(image, stack_geometry, spacing_given, str(path))
         volume = Volume(image.array, matrix, path.name, (*image.notes, *notes), assumed)
     logger.info(
@@ -171,8 +173,8 @@ def _read(path: Path, limit: int, allow_detached: bool) -> RawImage:
     return image
 
 
-def _check_values(array: np.ndarray, path: Path) -> None:
-    """Refuse single slices, NaN, infinity and constant images."""
+def _check_values(array: np.ndarray, path: Path, allow_constant: bool) -> None:
+    """Refuse single slices, NaN, infinity and, unless allowed, constant images."""
     if min(array.shape) < 2:
         raise InputError(
             f"{path}: expected a stack of at least 2 slices, rows and columns, got shape {array.shape}. Give "
@@ -186,7 +188,7 @@ def _check_values(array: np.ndarray, path: Path) -> None:
                 "Replace them first."
             )
     low, high = array.min(), array.max()
-    if low == high:
+    if low == high and not allow_constant:
         raise InputError(
             f"{path}: expected an image, all {array.size:,} voxels have the value {low}. Choose another file."
         )

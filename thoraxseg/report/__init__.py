@@ -2,7 +2,7 @@
 
 from thoraxseg.report.figures import draw
 from thoraxseg.report.page import render_page
-from thoraxseg.report.record import case_record, provenance, uncertainty_fields
+from thoraxseg.report.record import case_record, provenance, uncertainty_fields, versions
 from thoraxseg.report.words import format_volume, printable
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "provenance",
     "render_page",
     "uncertainty_fields",
+    "versions",
 ]

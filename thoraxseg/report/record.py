@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from datetime import datetime, timezone
@@ -12,6 +13,7 @@ import numpy as np
 
 from thoraxseg import __version__
 from thoraxseg.checkpoints import Checkpoint
+from thoraxseg.checkpoints.card import card_text
 from thoraxseg.report.words import printable
 from thoraxseg.volume import Volume
 
@@ -61,7 +63,7 @@ def provenance(
         "options": options,
         "device": device,
         "cpu_count": os.cpu_count(),
-        "versions": {"thoraxseg": __version__, "python": platform.python_version(), **_versions()},
+        "versions": versions(),
         "platform": f"{platform.system()} {platform.machine()}",
         "finished_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "timings_s": dict(timings_s),
@@ -84,8 +86,10 @@ def _about(checkpoint: Checkpoint) -> dict[str, Any]:
         "license": card.license,
         "citation": card.citation,
         "validation": card.validation,
-        "card_sha256": card.sha256,
+        # Of a card that was made of other files: what it would say, plan and all.
+        "card_sha256": card.sha256 or hashlib.sha256(card_text(card).encode()).hexdigest(),
         "weights": [file.name for file in card.weights],
+        "files": [path.name for path in checkpoint.weights],
         "weights_sha256": [file.sha256 for file in card.weights],
         "assumed": list(checkpoint.assumed),
     }
@@ -148,8 +152,9 @@ def uncertainty_fields(quantity: Quantity) -> dict[str, str]:
     }
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def versions() -> dict[str, str]:
+    """Return the versions of ThoraxSeg, Python and the packages that compute."""
+    found = {"thoraxseg": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
             found[package] = version(package)
