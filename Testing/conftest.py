@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import os
 import signal
 from pathlib import Path
@@ -35,6 +36,9 @@ def environment():
     """Give back the environment and the working folder as they were."""
     before, folder = dict(os.environ), Path.cwd()
     yield
+    # The command line logs to the standard error of this one test, which is closed afterwards.
+    for handler in [one for one in logging.root.handlers if type(one) is logging.StreamHandler]:
+        logging.root.removeHandler(handler)
     os.chdir(folder)
     if dict(os.environ) != before:
         os.environ.clear()

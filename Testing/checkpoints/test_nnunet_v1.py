@@ -308,7 +308,7 @@ def test_models_are_found_and_chosen_by_configuration(tmp_path):
         assert read_nnunet_v1(tmp_path, configuration).configuration == configuration
     with pytest.raises(
         CheckpointError,
-        match=r"holds 4 models .*2d .*3d_cascade_fullres .*Choose one by its configuration; a cascade",
+        match=r"holds 4 models .*2d .*3d_cascade_fullres .*Choose one by its configuration .*; a cascade",
     ):
         read_nnunet_v1(tmp_path)
     with pytest.raises(CheckpointError, match="no model of configuration 'x'"):
