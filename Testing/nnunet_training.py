@@ -73,6 +73,7 @@ def ct_preparation(output: Path) -> None:
     content = {"channel_names": {"0": "CT"}, "labels": CT_LABELS}
     write_dataset(output, MOUSE_CT, content, write_ct)
     prepare(output, MOUSE_CT, "ExperimentPlanner", edit_ct_plans)
+    split(output, MOUSE_CT)
 
 
 def mr_preparation(output: Path) -> None:
@@ -218,6 +219,19 @@ def prepare(output: Path, dataset: str, planner: str, edit: Callable[[dict], Non
     path.write_text(json.dumps(plans, indent=2), encoding="utf-8")
     own = [name for name in plans["configurations"] if name != "3d_cascade_fullres"]  # it uses 3d_fullres's
     nnunet.preprocess([number], identifier, own, num_processes=[1] * len(own), show_progress_bar=False)
+
+
+def split(output: Path, dataset: str) -> None:
+    """Write the folds, as nnU-Net draws them.
+
+    Its trainer would write the file where there is none; `ct_full` and `ct_rest` train at the same time, and one of
+    them could read what the other has begun to write.
+    """
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    names = sorted(f"mouse_{number}" for number in range(CASES))
+    folds = generate_crossval_split(names, seed=12345, n_splits=5)
+    (output / "preprocessed" / dataset / "splits_final.json").write_text(json.dumps(folds), encoding="utf-8")
 
 
 def edit_ct_plans(plans: dict) -> None:
