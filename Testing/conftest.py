@@ -45,6 +45,17 @@ def environment():
         os.environ.update(before)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Threads that wait for one another make small networks slow on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def empty_home(tmp_path, monkeypatch):
     """An empty folder as the user's place for checkpoints."""

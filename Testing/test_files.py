@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from thoraxseg import files
 from thoraxseg.errors import InputError, OutputError
-from thoraxseg.files import check_writable, publish_together, safe_name, sha256_file
+from thoraxseg.files import check_writable, new_folder, publish_together, safe_name, sha256_file
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and limits")
 not_root = pytest.mark.skipif(
@@ -279,6 +279,51 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
 def test_checking_makes_the_folder_and_leaves_it_empty(tmp_path):
     check_writable(tmp_path / "a" / "b")
     assert names(tmp_path / "a" / "b") == []
+
+
+@pytest.mark.parametrize("empty", [True, False], ids=["empty before", "not there before"])
+def test_a_new_folder_appears_whole_when_the_block_ends(tmp_path, empty):
+    folder = tmp_path / "new" / "folder"
+    if empty:
+        folder.mkdir(parents=True)
+    with new_folder(folder) as scratch:
+        write(scratch, "a", "b")
+        (scratch / "inside").mkdir()
+        assert not folder.exists() or names(folder) == []
+    assert names(folder) == ["a", "b", "inside"] and names(folder.parent) == ["folder"]
+    if os.name == "posix":
+        assert folder.stat().st_mode & 0o777 == 0o755, "others may read it, unlike a scratch folder"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit, InputError])
+def test_a_new_folder_that_fails_leaves_nothing_and_the_error_as_it_is(tmp_path, error):
+    with pytest.raises(error), new_folder(tmp_path / "folder") as scratch:
+        write(scratch, "a", then=error)
+    assert names(tmp_path) == []
+
+
+def test_a_new_folder_that_cannot_be_written_says_what_failed_and_what_to_do(tmp_path):
+    words = r"folder: packing failed: No space left.*Nothing was left\. Free space"
+    with pytest.raises(OutputError, match=words), new_folder(tmp_path / "folder", "packing") as scratch:
+        write(scratch, "a", then=OSError(28, "No space left on device"))
+    assert names(tmp_path) == []
+
+
+def test_a_folder_with_something_in_it_and_a_file_are_no_new_folder(tmp_path):
+    write(tmp_path, "a")
+    for folder in (tmp_path, tmp_path / "a"):
+        with pytest.raises(OutputError, match="expected a new or empty folder"), new_folder(folder):
+            pytest.fail("the block must not run")
+    assert names(tmp_path) == ["a"] and (tmp_path / "a").read_text() == "new"
+
+
+@posix
+def test_what_a_killed_run_left_beside_a_new_folder_goes(tmp_path):
+    left = files.new_scratch(tmp_path)
+    left.rename(left.with_name(left.name.replace(f"-{os.getpid()}-", f"-{dead_process()}-")))
+    with new_folder(tmp_path / "folder"):
+        pass
+    assert names(tmp_path) == ["folder"]
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,34 @@ def _publish(scratch: Path, folder: Path, marker: str | None) -> None:
         raise
 
 
+@contextmanager
+def new_folder(folder: Path, doing: str = "writing") -> Iterator[Path]:
+    """Yield a scratch folder that becomes `folder`, new or empty, when the block succeeds; else nothing is left.
+
+    Raises OutputError when something is in `folder`, or it cannot be written: `doing` failed.
+    """
+    folder = Path(folder)
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise OutputError(f"{folder}: expected a new or empty folder. Choose another one.")
+        scratch = new_scratch(folder.parent)
+        try:
+            yield scratch
+            if folder.exists():
+                folder.rmdir()
+            scratch.chmod(0o755)
+            scratch.replace(folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except ThoraxSegError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: {doing} failed: {error.strerror or error}. Nothing was left. Free space or choose another "
+            "folder."
+        ) from error
+
+
 def check_writable(folder: Path) -> None:
     """Make `folder` and a file in it, before long work starts, or raise OutputError saying why not."""
     shutil.rmtree(new_scratch(Path(folder)), ignore_errors=True)

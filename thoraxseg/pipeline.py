@@ -268,10 +268,10 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Time the block under the name of a stage."""
+        """Time the block under the name of a stage; what runs several times, as in an ensemble, adds up."""
         start = time.perf_counter()
         yield
-        self.seconds[stage] = round(time.perf_counter() - start, 3)
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 3)
 
 
 def _fitting(predictor: inference.Predictor | None, checkpoint: Checkpoint) -> inference.Predictor | None:

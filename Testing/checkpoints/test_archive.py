@@ -6,9 +6,13 @@ import io
 import os
 import random
 import shutil
+import signal
 import stat
 import struct
+import subprocess
+import sys
 import tarfile
+import textwrap
 import zipfile
 from contextlib import suppress
 
@@ -313,3 +317,24 @@ def test_changed_bytes_never_write_outside_the_folder(place, data):
     ]
     assert outside == []
     shutil.rmtree(place / "out", ignore_errors=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_what_a_killed_unpacking_left_goes_with_the_next(place):
+    path = zipped(place, FILES.items())
+    code = """
+        import os, signal, sys
+        from pathlib import Path
+        from thoraxseg.checkpoints.archive import safe_extract
+
+        def die(fraction, message):
+            if fraction > 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        safe_extract(Path(sys.argv[1]), Path(sys.argv[2]), die)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), path, place / "out"]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert len(list(place.iterdir())) == 2, "the archive and a scratch folder"
+    safe_extract(path, place / "out")
+    assert sorted(one.name for one in place.iterdir()) == ["model.zip", "out"]

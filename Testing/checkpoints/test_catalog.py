@@ -141,27 +141,100 @@ def test_a_folder_that_is_still_being_made_is_no_checkpoint(lab, empty_home):
 def test_a_users_card_cannot_take_the_name_of_another(lab, empty_home):
     lab(empty_home / "checkpoints" / "phantom-threshold", name="phantom-threshold")
     with pytest.raises(CheckpointError, match="'phantom-threshold' belongs to another checkpoint"):
-        list_cards()
+        open_checkpoint("phantom-threshold")
 
 
 def test_a_users_card_in_a_folder_of_another_name_is_refused_with_the_name_it_needs(lab, empty_home):
     lab(empty_home / "checkpoints" / "other")
     with pytest.raises(CheckpointError, match="in a folder named 'lab-model'"):
-        list_cards()
+        open_checkpoint("lab-model")
 
 
 def test_a_users_card_cannot_claim_to_be_bundled(lab, empty_home):
     source = {"kind": "bundled", "requirement": "", "archive_sha256": ""}
     lab(empty_home / "checkpoints" / "lab-model", source=source)
     with pytest.raises(CheckpointError, match="source kind 'local'"):
-        list_cards()
+        open_checkpoint("lab-model")
 
 
-def test_a_damaged_card_in_the_users_folder_is_named(lab, empty_home):
-    folder = lab(empty_home / "checkpoints" / "lab-model")
+@pytest.fixture
+def damaged(lab, empty_home):
+    """A damaged card called `damaged` in the user's folder, beside the checkpoint `lab-model`, which is whole."""
+    lab(empty_home / "checkpoints" / "lab-model")
+    folder = empty_home / "checkpoints" / "damaged"
+    folder.mkdir()
     (folder / "card.json").write_text("{")
-    with pytest.raises(CheckpointError, match="lab-model"):
-        open_checkpoint("phantom-threshold")
+    return folder
+
+
+def test_a_damaged_card_is_named_when_it_is_opened_and_is_no_card_of_the_catalog(damaged):
+    words = r"damaged.card\.json: expected a checkpoint card.*'thoraxseg checkpoints remove damaged'"
+    with pytest.raises(CheckpointError, match=words):
+        open_checkpoint("damaged")
+    assert "damaged" not in list_cards() and "lab-model" in list_cards()
+
+
+def test_the_list_names_a_damaged_card_beside_those_that_can_be_used(damaged, capsys):
+    from thoraxseg.cli import main
+
+    assert main(["checkpoints", "list"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "lab-model" in told and "Please check: " in told and "checkpoints remove damaged" in told
+    assert main(["checkpoints", "list", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert str(damaged / "card.json") in rows["damaged"]["problem"] and rows["lab-model"]["installed"]
+
+
+@pytest.mark.parametrize("names", [[], ["damaged"]])
+def test_verifying_tells_that_a_card_is_damaged(damaged, names, capsys):
+    from thoraxseg.cli import main
+
+    assert main(["checkpoints", "verify", *names]) == 4
+    told = capsys.readouterr()
+    assert "damaged: WRONG" in told.out and str(damaged / "card.json") in told.err
+    assert ("lab-model: " in told.out) == (not names)
+
+
+def test_a_damaged_card_keeps_no_other_checkpoint_from_being_opened(damaged, tmp_path):
+    shutil.copy(STAND_IN, tmp_path / "renamed.bin")
+    for given in ("phantom-threshold", "lab-model"):
+        assert open_checkpoint(given).card.name == given
+    assert open_checkpoint(damaged.parent / "lab-model").card.name == "lab-model"
+    assert open_checkpoint(tmp_path / "renamed.bin").card.name == "phantom-threshold"
+    with pytest.raises(CheckpointError, match=r"unknown checkpoint 'zzz'.*lab-model"):
+        open_checkpoint("zzz")
+
+
+def test_a_checkpoint_whose_lung_map_would_be_made_by_a_damaged_one_says_so(damaged, lab, empty_home):
+    channels = [{"name": "MRI", "source": "image"}, {"name": "lung map", "source": "lungs"}]
+    folder = empty_home / "checkpoints" / "taker"
+    lab(folder, name="taker", channels=channels, lungs_from="damaged")
+    with pytest.raises(CheckpointError, match=r"damaged.card\.json: expected a checkpoint card"):
+        open_checkpoint("taker")
+    assert open_checkpoint("taker", lungs=open_checkpoint("lab-model")).lungs.card.name == "lab-model"
+    (folder / "card.json").write_text((folder / "card.json").read_text().replace('"damaged"', '"nobody"'))
+    assert open_checkpoint("taker").lungs is None
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("phantom-threshold", "phantom-threshold"),
+        ("mine", "phantom-threshold"),
+        ("copy", "lab-model"),
+        ("old", "lab-model"),
+    ],
+)
+def test_a_name_that_two_cards_claim_is_not_opened_and_others_are(lab, empty_home, folder, name):
+    """`copy` sorts before `lab-model` and `old` behind: it does not matter which is read first."""
+    place = empty_home / "checkpoints"
+    lab(place / "lab-model")
+    lab(place / folder, name=name)
+    for claimed in {folder, name}:
+        with pytest.raises(CheckpointError, match=rf"{folder}.card\.json: .*rename"):
+            open_checkpoint(claimed)
+    (other,) = {"phantom-threshold", "lab-model"} - {name}
+    assert open_checkpoint(other).card.name == other
 
 
 def test_a_damaged_sample_is_not_given_out(card_json, a_card, empty_home):

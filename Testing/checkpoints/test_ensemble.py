@@ -24,6 +24,11 @@ def member(a_card, tmp_path):
     return make
 
 
+def test_what_members_assume_is_said_by_them_and_not_by_the_ensemble(member):
+    found = ensemble_of([member("a", assumed=["a guess"]), member("b", assumed=[])])
+    assert (found.assumed, [one.assumed for one in found.members]) == ((), [("a guess",), ()])
+
+
 def test_shares_are_equal_by_default_and_sum_to_one(member):
     found = ensemble_of([member("a"), member("b"), member("c")])
     assert found.shares == (1 / 3, 1 / 3, 1 / 3)

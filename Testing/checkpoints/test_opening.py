@@ -27,15 +27,6 @@ UNET = ("unet", {"filters": 2})
 AIMOS = ("aimos", {"features": [4, 8, 8]})
 
 
-@pytest.fixture(scope="module")
-def one_thread():
-    """Threads that wait for one another make small networks slow on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def scratch(tmp_path, monkeypatch):
     """A folder for what is unpacked, so that a test sees what stays."""

@@ -11,14 +11,8 @@ from thoraxseg.volume import Volume
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Threads that wait for one another make small networks slow on a busy machine."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def on_one_thread(one_thread):
+    """All of these tests run small networks."""
 
 
 @pytest.fixture

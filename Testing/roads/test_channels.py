@@ -289,7 +289,8 @@ def test_both_lungs_make_one_map(with_lungs, phantom):
 def test_what_the_checkpoint_of_the_map_says_is_told_and_progress_never_falls(with_lungs, phantom):
     predictor = with_lungs()
     told = []
-    noted = replace(predictor.lungs.checkpoint, assumed=("the lungs are a guess",))
+    noted = predictor.lungs.checkpoint
+    noted = replace(noted, card=replace(noted.card, assumed=("the lungs are a guess",)))
     predictor = replace(
         predictor,
         checkpoint=replace(predictor.checkpoint, lungs=noted),

@@ -14,8 +14,8 @@ from thoraxseg.errors import CheckpointError, InputError, OptionError
 from thoraxseg.inference import Predictor, predictive_entropy
 from thoraxseg.options import Device, SegmentOptions
 from thoraxseg.pipeline import segment
-from thoraxseg.roads import mix, together
 from thoraxseg.roads.answer import Answer
+from thoraxseg.roads.ensemble import mix, together
 
 IMAGE, MAP = {"name": "MRI", "source": "image"}, {"name": "lung map", "source": "lungs"}
 SPACES = ["probabilities", "logits"]
@@ -204,8 +204,19 @@ def test_doubt_that_an_ensemble_cannot_give_is_refused_before_it_works(pair, pha
     assert not any(member.networks[0].seen for member in pair)
 
 
+@pytest.mark.parametrize(("shares", "stage", "other"), [
+    ((1, 1), "ensemble", "uncertainty"), ((1, 0), "uncertainty", None)])  # fmt: skip
+def test_members_map_their_doubt_only_where_it_is_used(pair, phantom, shares, stage, other):
+    found = by(whole(pair, shares), phantom())
+    assert found.uncertainty.max() > 0
+    assert stage in found.provenance["timings_s"] and other not in found.provenance["timings_s"]
+
+
 def test_what_any_part_says_is_told_once(pair, phantom):
-    said = [replace(member.checkpoint, assumed=("a guess",)) for member in pair]
+    said = [
+        replace(member.checkpoint, card=replace(member.checkpoint.card, assumed=("a guess",)))
+        for member in pair
+    ]
     members = [replace(member, checkpoint=checkpoint) for member, checkpoint in zip(pair, said, strict=True)]
     found = by(whole(members), phantom())
     assert found.warnings.count("a guess") == 1

@@ -4,7 +4,7 @@ A checkpoint is data. Opening one never runs code from it.
 """
 
 from thoraxseg.checkpoints.card import Card, read_card
-from thoraxseg.checkpoints.catalog import Checkpoint, home, list_cards
+from thoraxseg.checkpoints.catalog import Checkpoint, home, list_cards, read_catalog
 from thoraxseg.checkpoints.describe import About
 from thoraxseg.checkpoints.fetch import is_installed, sample_path
 from thoraxseg.checkpoints.keep import convert, install, remove, verify_installed
@@ -24,6 +24,7 @@ __all__ = [
     "list_published",
     "open_checkpoint",
     "read_card",
+    "read_catalog",
     "remove",
     "sample_path",
     "verify_installed",

@@ -7,7 +7,6 @@ import re
 import shutil
 import stat
 import struct
-import tempfile
 import unicodedata
 import zipfile
 import zlib
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from thoraxseg.checkpoints.restricted_pickle import not_a_model
 from thoraxseg.errors import CheckpointError, OutputError
+from thoraxseg.files import new_folder
 from thoraxseg.progress import Progress, silent
 
 MAX_MEMBERS = 10_000
@@ -39,32 +39,10 @@ def safe_extract(archive: Path, folder: Path, progress: Progress = silent) -> li
     the files cannot be written; nothing is left then, nor after a cancel.
     """
     archive, folder = Path(archive), Path(folder)
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise OutputError(f"{folder}: expected a new or empty folder to unpack into. Choose another one.")
-        members = _checked_members(archive)
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    members = _checked_members(archive)
+    with new_folder(folder, f"unpacking {archive.name}") as scratch:
         _check_space(members, folder.parent)
-        # Named as in `files`, which clears what a killed process left.
-        scratch = Path(tempfile.mkdtemp(prefix=f".thoraxseg-partial-{os.getpid()}-", dir=folder.parent))
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(
-            f"{folder}: cannot be written: {error.strerror or error}. Choose another one."
-        ) from error
-    try:
         names = _unpack(archive, members, scratch, progress)
-        if folder.exists():
-            folder.rmdir()
-        scratch.replace(folder)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: unpacking {archive.name} failed: {error.strerror or error}. Nothing was left. Free space "
-            "or choose another folder."
-        ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return sorted(folder / name for name in names)
 
 

@@ -35,8 +35,11 @@ class Checkpoint:
     """What an ensemble averages: `probabilities` or `logits`."""
     scratch: Any = field(default=None, compare=False, repr=False)
     """Keeps the folder of an unpacked archive on the disk for as long as the checkpoint is in use."""
-    assumed: tuple[str, ...] = ()
-    """What was assumed because the files do not tell it; every result says so."""
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What was assumed because the files do not tell it; every result says so."""
+        return self.card.assumed
 
 
 def home() -> Path:
@@ -50,31 +53,40 @@ def home() -> Path:
 
 
 def list_cards() -> dict[str, Card]:
-    """Return the cards that come with ThoraxSeg and those in the user's folder, by name.
+    """Return the cards that come with ThoraxSeg and those in the user's folder that can be used, by name."""
+    return read_catalog()[0]
 
-    A user's card lies in `checkpoints/NAME/card.json`. Raises CheckpointError for one that is damaged, lies
-    in a folder of another name, or takes a name already in use.
+
+def read_catalog() -> tuple[dict[str, Card], dict[str, str]]:
+    """Return the cards that can be used, by name, and what is wrong with others, by every name they lay claim to.
+
+    A user's card lies in `checkpoints/NAME/card.json`. It is wrong when it is damaged, lies in a folder of another
+    name, or takes a name already in use. A name that is claimed wrongly may have a usable card too: which is meant
+    is not known.
     """
     cards = {card.name: card for card in map(read_card, sorted(_BUNDLED_CARDS.glob("*.json")))}
+    wrong: dict[str, str] = {}
     for path in sorted((home() / "checkpoints").glob(f"[!.]*/{CARD_FILE}")):  # one with a dot is being made
+        name = path.parent.name
         try:
             card = read_card(path)
         except CheckpointError as error:
-            raise CheckpointError(
-                f"{error} Until then no checkpoint can be opened by name; 'thoraxseg checkpoints remove "
-                f"{path.parent.name}' takes it away."
-            ) from error
-        if card.name in cards:
-            raise CheckpointError(
-                f"{path}: the name {card.name!r} belongs to another checkpoint; rename this one."
+            wrong[name] = (
+                f"{error} Until then {name} cannot be opened; 'thoraxseg checkpoints remove {name}' takes it away."
             )
-        if card.name != path.parent.name or card.source.kind == "bundled":
-            raise CheckpointError(
+            continue
+        if card.name in cards:
+            said = f"{path}: the name {card.name!r} belongs to another checkpoint; rename this one."
+        elif card.name != name or card.source.kind == "bundled":
+            said = (
                 f"{path}: expected a card of source kind 'local' or 'python-package' in a folder named "
                 f"{card.name!r}; rename the folder or correct the card."
             )
-        cards[card.name] = card
-    return cards
+        else:
+            cards[name] = card
+            continue
+        wrong |= {name: said, card.name: said}
+    return cards, wrong
 
 
 def folder_of(card: Card) -> Path:

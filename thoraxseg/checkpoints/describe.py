@@ -266,7 +266,7 @@ def card_of_bundle(bundle: MonaiBundle) -> Card:
         license=bundle.license or "see the bundle's LICENSE",
         citation=bundle.citation or bundle.copyright or "not stated",
         validation="None by ThoraxSeg.",
-        assumed=(),
+        assumed=bundle.notes,
     )
 
 

@@ -62,6 +62,7 @@ def ensemble_of(
         postprocess=Cleanup((), ()),
         weights=(),
         samples=(),
+        assumed=(),  # the members tell what theirs is
     )
     return Checkpoint(
         card, (), members=tuple(members), shares=tuple(share / total for share in shares), space=space

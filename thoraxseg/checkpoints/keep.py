@@ -7,24 +7,34 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from thoraxseg.checkpoints import fetch
-from thoraxseg.checkpoints.card import Card, Source, card_text
-from thoraxseg.checkpoints.catalog import CARD_FILE, Checkpoint, folder_of, home, list_cards, verify
-from thoraxseg.checkpoints.describe import About, checked_name, files_of, plain_name
+from thoraxseg.checkpoints.card import Card, CardFile, Source, card_text
+from thoraxseg.checkpoints.catalog import (
+    CARD_FILE,
+    Checkpoint,
+    folder_of,
+    home,
+    list_cards,
+    read_catalog,
+    verify,
+)
+from thoraxseg.checkpoints.describe import About, checked_name, plain_name
 from thoraxseg.checkpoints.download import download
 from thoraxseg.checkpoints.opening import FIRST_STAGE, Choice, open_checkpoint
 from thoraxseg.checkpoints.published import how_to_get, list_published
 from thoraxseg.checkpoints.weights import read_weights
 from thoraxseg.errors import CheckpointError, DownloadError, OptionError, OutputError
-from thoraxseg.files import new_scratch, sha256_file
+from thoraxseg.files import new_folder, new_scratch, sha256_file
 from thoraxseg.models import build_network, load_weights
 from thoraxseg.progress import Progress, part, silent
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_DOWNLOAD = 16 << 30
 """The largest published archive has 5 GB."""
@@ -104,7 +114,7 @@ def _from_url(url: str, about: About, choice: Choice | None, sha256: str | None,
     target = home() / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:8] / name
     if not (target.is_file() and sha256 is None):  # whole, and kept since installing it failed
         download(url, target, sha256, MAX_DOWNLOAD, part(progress, 0.0, 0.8))
-    digest = sha256_file(target)
+    digest = sha256 or sha256_file(target)
     try:
         kept = _put(target, about, choice, digest, part(progress, 0.8, 1.0))
     except CheckpointError as error:
@@ -129,7 +139,7 @@ def _put(
         _refuse_a_taken_name(opened.card.name, list_cards())
     folder = home() / "checkpoints" / opened.card.name
     check_it_fits(opened)
-    with _new_folder(folder) as scratch:
+    with new_folder(folder) as scratch:
         source = Source("local", "", archive_sha256 or "")
         card = replace(opened.card, source=source, samples=())
         _write(replace(opened, card=card), scratch, convert=False)
@@ -153,7 +163,7 @@ def convert(
     """
     folder = Path(folder)
     opened = open_checkpoint(source, choice, about=about, progress=part(progress, 0.0, 0.3))
-    with _new_folder(folder) as scratch:
+    with new_folder(folder) as scratch:
         card = replace(opened.card, source=Source("local", "", opened.card.source.archive_sha256), samples=())
         _write(replace(opened, card=card), scratch, convert=True)
         progress(0.95, "Verifying")
@@ -170,14 +180,14 @@ def check_it_fits(checkpoint: Checkpoint) -> None:
                 _fitted(part_of.card, path)
 
 
-def _fitted(card: Card, path: Path) -> dict:
-    """Return the tensors of a weights file under the names of our network."""
+def _fitted(card: Card, path: Path) -> torch.nn.Module:
+    """Return the network of a card with the weights in a file."""
     network = build_network(card.architecture.name, card.architecture.parameters)
     try:
         load_weights(network, card.architecture.name, read_weights(path))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
+    return network
 
 
 def _write(checkpoint: Checkpoint, folder: Path, convert: bool) -> None:
@@ -186,27 +196,30 @@ def _write(checkpoint: Checkpoint, folder: Path, convert: bool) -> None:
     from safetensors.torch import save_file
 
     card = checkpoint.card
-    paths = {}
+    files: dict[str, CardFile] = {}
     for file, path in zip(card.weights, checkpoint.weights, strict=True):
         name = _plain_file(file.name)
         target = folder / (f"{Path(name).stem}.safetensors" if convert else checked_name(name))
-        if target.name in paths:  # such as a.pth and a.pt
-            target = target.with_stem(f"{target.stem}-{len(paths)}")
+        if target.name in files:  # such as a.pth and a.pt
+            target = target.with_stem(f"{target.stem}-{len(files)}")
         if convert:
-            tensors = _fitted(card, path)
+            state = _fitted(card, path).state_dict()
+            tensors = {key: tensor.contiguous().clone() for key, tensor in state.items()}
             try:
                 save_file(tensors, target)
             except SafetensorError as error:  # a full disk is no OSError there
                 raise OSError(errno.EIO, str(error)) from error
+            digest = sha256_file(target)
         else:
             shutil.copyfile(path, target)
-        paths[target.name] = target
+            digest = file.sha256  # not that of the copy, which is compared with it when it is opened
+        files[target.name] = CardFile(target.name, digest, target.stat().st_size, "")
     if checkpoint.previous is not None:
         inside = folder / FIRST_STAGE
         inside.mkdir()
         _write(checkpoint.previous, inside, convert)
         card = replace(card, previous=FIRST_STAGE)
-    card = replace(card, weights=files_of(paths), assumed=checkpoint.assumed)
+    card = replace(card, weights=tuple(files.values()))
     (folder / CARD_FILE).write_text(card_text(card), encoding="utf-8")
 
 
@@ -229,10 +242,9 @@ def verify_installed(card: Card) -> int:
 
     Returns how many bytes were read. Raises CheckpointError naming the first file that is missing or different.
     """
-    folder = folder_of(card)
-    for file in (*card.weights, *card.samples):
-        verify(folder / file.name, file, card)
-    opened = open_checkpoint(card.name)
+    opened = open_checkpoint(card.name)  # compares the weights, and those of a first stage
+    for file in card.samples:
+        verify(folder_of(card) / file.name, file, card)
     check_it_fits(opened)
     parts = [part_of for part_of in (opened, opened.previous) if part_of is not None]
     return sum(path.stat().st_size for part_of in parts for path in part_of.weights)
@@ -244,15 +256,12 @@ def remove(name: str) -> int:
     Raises CheckpointError for a name that is not installed or comes with ThoraxSeg.
     """
     folder = home() / "checkpoints" / checked_name(name)
-    try:
-        card = list_cards().get(name)
-    except CheckpointError:
-        card = None  # a damaged card must not keep anything from being removed, least of all itself
-    if card is not None and card.source.kind == "bundled":
-        raise CheckpointError(
-            f"{name} comes with ThoraxSeg and takes no further space; it cannot be removed."
-        )
     if not folder.is_dir():
+        cards, _ = read_catalog()
+        if name in cards and cards[name].source.kind == "bundled":
+            raise CheckpointError(
+                f"{name} comes with ThoraxSeg and takes no further space; it cannot be removed."
+            )
         raise CheckpointError(f"{name!r} is not installed. See 'thoraxseg checkpoints list' for what is.")
     freed = size_of(folder)
     try:
@@ -280,31 +289,3 @@ def _refuse_a_taken_name(name: str, cards: dict[str, Card]) -> None:
             f"the name {name!r} is taken by a checkpoint of the catalog. Choose another --name, or run 'thoraxseg "
             f"checkpoints remove {name}' first."
         )
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a scratch folder that becomes `folder` when the block succeeds; else nothing is left."""
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise OutputError(f"{folder}: expected a new or empty folder. Choose another one.")
-        scratch = new_scratch(folder.parent)
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}.") from error
-    try:
-        yield scratch
-        if folder.exists():
-            folder.rmdir()
-        scratch.chmod(0o755)
-        scratch.replace(folder)
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(
-            f"{folder}: writing failed: {error.strerror or error}. Nothing was left. Free space or choose another "
-            "folder."
-        ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 from thoraxseg.checkpoints import monai_bundle, nnunet_v1, nnunet_v2, recipes
 from thoraxseg.checkpoints.archive import safe_extract
 from thoraxseg.checkpoints.card import Card, parse_card, read_card
-from thoraxseg.checkpoints.catalog import CARD_FILE, Checkpoint, folder_of, list_cards, verify
+from thoraxseg.checkpoints.catalog import CARD_FILE, Checkpoint, folder_of, read_catalog, verify
 from thoraxseg.checkpoints.describe import (
-    LOCAL,
     About,
     card_of_bundle,
     card_of_plan,
@@ -81,13 +80,16 @@ def open_checkpoint(
             f"checkpoint {opened.card.name}: takes no lung map. Leave --lungs away, or choose an RRc-UNet 3D with two "
             "channels."
         )
-    if lungs is None and opened.card.lungs_from is not None and opened.card.lungs_from in list_cards():
-        lungs = open_checkpoint(opened.card.lungs_from)
+    maker = opened.card.lungs_from
+    if lungs is None and maker is not None and any(maker in found for found in read_catalog()):
+        lungs = open_checkpoint(maker)
     return opened if lungs is None else replace(opened, lungs=lungs)
 
 
 def _opened(text: str, choice: Choice, progress: Progress) -> Checkpoint:
-    cards = list_cards()
+    cards, wrong = read_catalog()
+    if text in wrong:
+        raise CheckpointError(wrong[text])
     if text in cards:
         return _of_card(cards[text], folder_of(cards[text]), choice)
     path = Path(text)
@@ -143,7 +145,7 @@ def _of_card(card: Card, folder: Path, choice: Choice) -> Checkpoint:
         if previous.card.nnunet is None or previous.card.labels.keys() != card.labels.keys():
             raise CheckpointError(f"{place}: is not the first stage of {card.name}. Install the model again.")
     paths = tuple(folder / file.name for file in card.weights)
-    return Checkpoint(card, paths, previous=previous, assumed=card.assumed)
+    return Checkpoint(card, paths, previous=previous)
 
 
 def _of_folder(folder: Path, choice: Choice) -> Checkpoint:
@@ -154,14 +156,8 @@ def _of_folder(folder: Path, choice: Choice) -> Checkpoint:
         raise CheckpointError(
             f"{folder}: holds models of nnU-Net version 1 and 2. Give the folder of one of them."
         )
-    if v2:
-        return _of_plan(
-            nnunet_v2.read_nnunet_v2(folder, choice.configuration, choice.folds, choice.best), choice
-        )
-    if v1:
-        return _of_plan(
-            nnunet_v1.read_nnunet_v1(folder, choice.configuration, choice.folds, choice.best), choice
-        )
+    if v2 or v1:
+        return _of_nnunet(folder, "v2" if v2 else "v1", choice)
     _nothing_to_choose(folder, choice)
     bundle = monai_bundle.find_bundle(folder)
     if bundle is not None:
@@ -184,13 +180,12 @@ def _of_file(path: Path, cards: dict[str, Card], choice: Choice, progress: Progr
             raise CheckpointError(str(error).replace(str(folder), str(path))) from error
     version = is_nnunet_checkpoint(path)
     if version is not None:
-        read = nnunet_v1.read_nnunet_v1 if version == "v1" else nnunet_v2.read_nnunet_v2
-        return _of_plan(read(path, choice.configuration, choice.folds, choice.best), choice)
+        return _of_nnunet(path, version, choice)
     (file,) = files_of({path.name: path})
     _nothing_to_choose(path, choice)
     for card in cards.values():
         if [known.sha256 for known in card.weights] == [file.sha256]:
-            return Checkpoint(card, (path,), assumed=card.assumed)
+            return Checkpoint(card, (path,))
     state = _tensors_of(path)
     found = recognize(state)
     if found is None:
@@ -213,7 +208,7 @@ def _of_file(path: Path, cards: dict[str, Card], choice: Choice, progress: Progr
         f"not known: {recipe.unknown}. Check the contours. 'thoraxseg checkpoints convert' writes a card that can "
         "be corrected; when it is right, empty its list 'assumed'."
     )
-    return Checkpoint(replace(card, weights=(file,)), (path,), assumed=(assumed,))
+    return Checkpoint(replace(card, weights=(file,), assumed=(assumed,)), (path,))
 
 
 def _tensors_of(path: Path) -> Mapping[str, torch.Tensor]:
@@ -231,13 +226,17 @@ def _tensors_of(path: Path) -> Mapping[str, torch.Tensor]:
         raise CheckpointError(f"{error} Known are: {_known()}.") from error
 
 
-def _of_plan(plan: NnunetPlan, choice: Choice) -> Checkpoint:
+def _of_nnunet(path: Path, version: str, choice: Choice) -> Checkpoint:
+    read = nnunet_v1.read_nnunet_v1 if version == "v1" else nnunet_v2.read_nnunet_v2
+    return _of_plan(read(path, choice.configuration, choice.folds, choice.best), choice.best)
+
+
+def _of_plan(plan: NnunetPlan, best: bool) -> Checkpoint:
     previous = None
     if plan.previous_stage is not None:
         read = nnunet_v1 if plan.origin is Origin.V1 else nnunet_v2
         # The folds of the two stages were trained apart: all of the first one count, as in nnU-Net.
-        stage = read.read_previous_stage(plan, None, choice.best)
-        previous = _of_plan(stage, Choice())
+        previous = _of_plan(read.read_previous_stage(plan, None, best), best)
     card = card_of_plan(plan, FIRST_STAGE if previous is not None else None)
     paths = {fold_name(fold, path): path for fold, path in plan.folds.items()}
     card = replace(card, weights=files_of(paths))
@@ -247,7 +246,7 @@ def _of_plan(plan: NnunetPlan, choice: Choice) -> Checkpoint:
 def _of_bundle(folder: Path) -> Checkpoint:
     bundle = monai_bundle.read_monai_bundle(folder)
     card = replace(card_of_bundle(bundle), weights=files_of({bundle.weights.name: bundle.weights}))
-    return Checkpoint(card, (bundle.weights,), assumed=bundle.notes)
+    return Checkpoint(card, (bundle.weights,))
 
 
 def _is_archive(path: Path) -> bool:
@@ -282,4 +281,4 @@ def _known() -> str:
     return KNOWN.format(", ".join(name for name in known_architectures() if name != "threshold"))
 
 
-__all__ = ["FIRST_STAGE", "LOCAL", "Choice", "open_checkpoint"]
+__all__ = ["FIRST_STAGE", "Choice", "open_checkpoint"]

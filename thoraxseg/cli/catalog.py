@@ -34,10 +34,10 @@ def list_checkpoints(as_json: bool) -> None:
     """List trained models: those here and those published elsewhere."""
     from rich.padding import Padding
 
-    from thoraxseg.checkpoints import is_installed, list_cards, list_published
+    from thoraxseg.checkpoints import is_installed, list_published, read_catalog
     from thoraxseg.report import printable
 
-    cards = list_cards()
+    cards, wrong = read_catalog()
     rows = [_row(card, is_installed(card)) for card in cards.values()]
     rows += [
         {
@@ -56,7 +56,8 @@ def list_checkpoints(as_json: bool) -> None:
         if entry.name not in cards
     ]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        damaged = [{"name": name, "installed": False, "problem": said} for name, said in wrong.items()]
+        click.echo(json.dumps(rows + damaged, indent=2))
         return
     screen = console()
     groups = {
@@ -80,6 +81,8 @@ def list_checkpoints(as_json: bool) -> None:
             screen.print(Padding(f"{use}: {', '.join(row['structures'])}", (0, 0, 0, 4)))
             said = f"{size_words(row['size_bytes'])}; license: {printable(row['license'])}"
             screen.print(Padding(said, (0, 0, 0, 4)), style="dim")
+    for said in dict.fromkeys(wrong.values()):
+        screen.print(f"\nPlease check: {printable(said)}", style="yellow")
 
 
 def _row(card: Card, installed: bool) -> dict[str, Any]:
@@ -325,19 +328,21 @@ def verify_checkpoints(names: tuple[str, ...]) -> None:
 
     Their weights must also fit their networks. Without NAMES, all that are installed.
     """
-    from thoraxseg.checkpoints import list_cards, verify_installed
+    from thoraxseg.checkpoints import read_catalog, verify_installed
     from thoraxseg.checkpoints.keep import is_here
     from thoraxseg.errors import CheckpointError
 
-    cards = list_cards()
-    if unknown := [name for name in names if name not in cards]:
+    cards, damaged = read_catalog()
+    if unknown := [name for name in names if name not in cards and name not in damaged]:
         raise CheckpointError(
             f"unknown checkpoint {unknown[0]!r}; the catalog has {', '.join(sorted(cards))}."
         )
-    wanted = names or [name for name, card in cards.items() if is_here(card)]
+    wanted = names or list(dict.fromkeys([*(name for name in cards if is_here(cards[name])), *damaged]))
     wrong = []
     for name in wanted:
         try:
+            if name in damaged:
+                raise CheckpointError(damaged[name])
             read = verify_installed(cards[name])
         except CheckpointError as error:
             wrong.append(str(error))

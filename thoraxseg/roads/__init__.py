@@ -14,10 +14,10 @@ from thoraxseg.progress import Progress, part
 from thoraxseg.roads.answer import Answer, Clock
 from thoraxseg.roads.by_card import contour_by_card
 from thoraxseg.roads.by_nnunet import contour_by_nnunet
-from thoraxseg.roads.ensemble import mix, together
+from thoraxseg.roads.ensemble import together
 from thoraxseg.volume import ROUNDING, Volume
 
-__all__ = ["Answer", "Clock", "contour", "mix", "together"]
+__all__ = ["Answer", "Clock", "contour", "together"]
 
 LUNG_KEYS = {"lungs", "right_lung", "left_lung", "tumors"}
 """Structures that are part of a lung map; tumors lie in lungs."""
@@ -115,12 +115,11 @@ def _channels(
 ) -> tuple[list[Volume], Answer | None]:
     """Return one volume for each channel of the card, and what the checkpoint of the lung map said."""
     card = predictor.checkpoint.card
-    images = [channel.name for channel in card.channels if channel.source == "image"]
-    maps = len(card.channels) - len(images)
-    if len(volumes) == len(card.channels):
-        at = [channel.source for channel in card.channels].index("lungs") if maps else None
-        return [_as_map(v) if n == at else v for n, v in enumerate(volumes)], None
-    if len(volumes) != len(images):
+    are_maps = [channel.source == "lungs" for channel in card.channels]
+    if len(volumes) == len(are_maps):
+        pairs = zip(volumes, are_maps, strict=True)
+        return [_as_map(volume) if is_map else volume for volume, is_map in pairs], None
+    if len(volumes) != are_maps.count(False):
         wanted = ", ".join(channel.name for channel in card.channels)
         raise InputError(
             f"{volumes[0].name}: {card.name} takes {len(card.channels)} channel(s) ({wanted}), got {len(volumes)}. "
@@ -142,8 +141,8 @@ def _channels(
         quiet = replace(options, uncertainty=Uncertainty.NONE, contrast=Contrast.AUTO)
         found = _contour(volumes[:1], predictor.lungs, quiet, _untimed, progress)
     mask = replace(volumes[0], array=np.isin(found.labels, lungs).astype(np.uint8), name="lung map", notes=())
-    names = iter(volumes)
-    return [mask if channel.source == "lungs" else next(names) for channel in card.channels], found
+    images = iter(volumes)
+    return [mask if is_map else next(images) for is_map in are_maps], found
 
 
 def _as_map(volume: Volume) -> Volume:
@@ -173,14 +172,18 @@ def _ensemble(
             f"{volumes[0].name}: no checkpoint of the ensemble takes more than {max(taken)} channel(s), got "
             f"{len(volumes)}. Leave the others away."
         )
-    raw = replace(options, postprocess=Postprocess.NONE)
+    checkpoint, wanted = predictor.checkpoint, options.uncertainty
+    if sum(share > 0 for share in checkpoint.shares) > 1:
+        wanted = Uncertainty.NONE  # the doubt of the average is another than that of any member
+    raw = replace(options, postprocess=Postprocess.NONE, uncertainty=wanted)
     count, answers = len(predictor.members), []
     for index, member in enumerate(predictor.members):
         span = part(progress, index / count, (index + 1) / count)
         # Each takes the first channels; a lung map that is given need not be made.
         answers.append(_contour(volumes[: taken[index]], member, raw, clock, span))
-    checkpoint = predictor.checkpoint
-    answer = together(answers, checkpoint.shares, checkpoint.space)
+    with clock("ensemble"):
+        entropy = options.uncertainty is Uncertainty.ENTROPY
+        answer = together(answers, checkpoint.shares, checkpoint.space, entropy)
     parts = zip(checkpoint.shares, checkpoint.members, strict=True)
     told = " + ".join(f"{share:g} x {member.card.name}" for share, member in parts)
     answer.notes.append(f"Ensemble on {checkpoint.space}: {told}; without any checkpoint's own clean-up.")

@@ -13,12 +13,13 @@ from thoraxseg.inference.uncertainty import entropy_of
 from thoraxseg.roads.answer import Answer
 
 
-def together(answers: Sequence[Answer], shares: Sequence[float], space: str) -> Answer:
+def together(answers: Sequence[Answer], shares: Sequence[float], space: str, entropy: bool = False) -> Answer:
     """Return the weighted average of answers of different checkpoints to one image.
 
     `probabilities`: sum of w p. `logits`: softmax of the sum of w log p, which is that of the weighted logits. A
-    share of 1 gives that checkpoint's own answer, bit for bit; a share of 0 leaves one out. `shares` sum to 1.
-    Raises CheckpointError when the answers have other classes.
+    share of 1 gives that checkpoint's own answer, bit for bit, doubt and all; a share of 0 leaves one out. `shares`
+    sum to 1. `entropy` asks for the doubt of an average, to which that of the answers says nothing. Raises
+    CheckpointError when the answers have other classes.
     """
     counted = [(answer, share) for answer, share in zip(answers, shares, strict=True) if share > 0]
     notes = [note for answer in answers for note in answer.notes]
@@ -26,11 +27,10 @@ def together(answers: Sequence[Answer], shares: Sequence[float], space: str) -> 
     if len(counted) == 1:
         return replace(counted[0][0], notes=notes, warnings=warnings)
     mixed = mix([(answer.probabilities(), share) for answer, share in counted], space)
-    wanted = any(answer.doubt is not None for answer in answers)
     return Answer(
         mixed.argmax(axis=0).astype(np.uint8),
-        inference.predictive_entropy(mixed) if wanted else None,
-        entropy_of(f"the averaged {space}", len(mixed)) if wanted else None,
+        inference.predictive_entropy(mixed) if entropy else None,
+        entropy_of(f"the averaged {space}", len(mixed)) if entropy else None,
         lambda: mixed,
         answers[0].predictor,
         warnings,
