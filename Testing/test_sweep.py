@@ -13,6 +13,7 @@ import torch
 
 from Testing import tiny_models as tiny
 from thoraxseg import sweep as sweeping
+from thoraxseg import tables
 from thoraxseg.checkpoints import open_checkpoint
 from thoraxseg.cli import main
 from thoraxseg.errors import CheckpointError, InputError, OutputError
@@ -322,10 +323,10 @@ BAD_ROWS = {
     "a missing reference": ("m0,a.nrrd,gone.seg.nrrd", 2, "gone.seg.nrrd is not there"),
     "an address": ("m0,https://example.org/a.nrrd,b.nrrd", 2, "is not there"),
     "a path that is too long": (f"m0,{'x' * 5000},b.nrrd", 2, "is not there"),
-    "no value": ("m0,a.nrrd,b.nrrd\nm1,,b.nrrd", 3, "image is wrong"),
-    "spaces for a value": ("m0,a.nrrd,  ", 2, "reference is wrong"),
-    "too few values": ("m0,a.nrrd", 2, "reference is wrong"),
-    "too many values": ("m0,a.nrrd,b.nrrd,more", 2, "too many is wrong"),
+    "no value": ("m0,a.nrrd,b.nrrd\nm1,,b.nrrd", 3, "image is empty"),
+    "spaces for a value": ("m0,a.nrrd,  ", 2, "reference is empty"),
+    "too few values": ("m0,a.nrrd", 2, "expected 3 cells as in the first line, got 2"),
+    "too many values": ("m0,a.nrrd,b.nrrd,more", 2, "expected 3 cells as in the first line, got 4"),
     "a case twice": ("m0,a.nrrd,b.nrrd\nm0,a.nrrd,b.nrrd", 3, "the case 'm0' is in the table twice"),
     "a row after empty lines": ("m0,a.nrrd,b.nrrd\n\n\nm1,gone.nrrd,b.nrrd", 5, "gone.nrrd"),
     "a row after one of two lines": ('"m\n0",a.nrrd,b.nrrd\nm1,gone.nrrd,b.nrrd', 4, "gone.nrrd"),
@@ -343,10 +344,10 @@ def test_a_bad_row_is_named_by_its_line(rows, line, words, tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "expected a table with the columns case, image, reference"),
-        (b"case,image,reference\n", "and one case or more"),
-        (b"case|image|reference\nm|a.nrrd|b.nrrd\n", "case, image, reference is wrong"),
-        (b"case,picture,reference\nm,a.nrrd,b.nrrd\n", "image is wrong"),
+        (b"", "got an empty file"),
+        (b"case,image,reference\n", "one row or more below the first line"),
+        (b"case|image|reference\nm|a.nrrd|b.nrrd\n", "case, image, reference is missing"),
+        (b"case,picture,reference\nm,a.nrrd,b.nrrd\n", "image is missing"),
         (b"case,image,reference\nm\0,a.nrrd,b.nrrd\n", "expected a table"),
         (b"case,image,reference\n\xff\xfe,a.nrrd,b.nrrd\n", "expected a table (CSV in UTF-8)"),
         (b'case,image,reference\n"m,a.nrrd,b.nrrd\n', "expected a table (CSV in UTF-8)"),
@@ -362,7 +363,7 @@ def test_a_file_that_is_no_table_of_cases_is_refused_by_name(content, words, tmp
 def test_a_table_that_is_too_large_or_not_there_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"gone\.csv: the table cannot be read: No such file"):
         read_cases(tmp_path / "gone.csv")
-    monkeypatch.setattr(sweeping, "MAX_TABLE", 1 << 20)
+    monkeypatch.setattr(tables, "MAX_BYTES", 1 << 20)
     with pytest.raises(InputError, match="at most 1 MiB"):
         read_cases(table(tmp_path, "case,image,reference\n" + "m,a.nrrd,b.nrrd\n" * 100_000))
 

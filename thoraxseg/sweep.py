@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,12 +22,12 @@ from thoraxseg.options import Postprocess, SegmentOptions, Uncertainty
 from thoraxseg.pipeline import Stopwatch
 from thoraxseg.progress import Progress, part, silent
 from thoraxseg.segmentation import Structure
+from thoraxseg.tables import is_there, read_table, write_csv
 from thoraxseg.volume import Volume
 
 SHARES = tuple(k / 10 for k in range(11))
 COLUMNS = ("case", "image", "reference")
 NAMES = ("sweep.csv", "sweep.json")
-MAX_TABLE = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -47,52 +45,22 @@ def read_cases(path: Path) -> list[LabeledCase]:
     Paths are relative to the table. Raises InputError naming the row for missing columns or values, repeated
     cases, and files that are not there.
     """
-    path = Path(path)
-    try:
-        raw = path.read_bytes()
-        if len(raw) > MAX_TABLE or b"\0" in raw:
-            raise InputError(
-                f"{path}: expected a table (CSV) of at most {MAX_TABLE >> 20} MiB, got another file."
-            )
-        text = raw.decode("utf-8-sig")
-        first = text.partition("\n")[0]
-        comma = (
-            ";" if ";" in first and "," not in first else ","
-        )  # as spreadsheets of much of Europe write it
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=comma, strict=True)
-        rows = [(reader.line_num, row) for row in reader]
-    except OSError as error:
-        raise InputError(f"{path}: the table cannot be read: {error.strerror or error}.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: expected a table (CSV in UTF-8), got: {error}.") from error
+    table = read_table(path, COLUMNS)
     cases: dict[str, LabeledCase] = {}
-    for number, row in rows:
-        missing = [column for column in COLUMNS if not (row.get(column) or "").strip()]
-        if missing or None in row:
+    for row in table.rows:
+        if missing := [column for column in COLUMNS if not row[column]]:
             raise InputError(
-                f"{path}, line {number}: expected values for {', '.join(COLUMNS)}, and no more columns than the first "
-                f"line has; {', '.join(missing) or 'too many'} is wrong."
+                f"{table.where(row)}: expected values for {', '.join(COLUMNS)}; {missing[0]} is empty."
             )
-        name, image, reference = (row[column].strip() for column in COLUMNS)
+        name = row["case"]
         if name in cases:
-            raise InputError(f"{path}, line {number}: the case {name!r:.80} is in the table twice.")
-        case = LabeledCase(name, path.parent / image, path.parent / reference)
+            raise InputError(f"{table.where(row)}: the case {name!r:.80} is in the table twice.")
+        case = LabeledCase(name, table.path.parent / row["image"], table.path.parent / row["reference"])
         for file in (case.image, case.reference):
-            if not _is_there(file):
-                raise InputError(f"{path}, line {number}: {file} is not there.")
+            if not is_there(file):
+                raise InputError(f"{table.where(row)}: {file} is not there.")
         cases[name] = case
-    if not cases:
-        raise InputError(
-            f"{path}: expected a table with the columns {', '.join(COLUMNS)} and one case or more."
-        )
     return list(cases.values())
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # too long to be a path
-        return False
 
 
 def sweep(
@@ -191,18 +159,10 @@ def write_sweep(found: Mapping[str, Any], folder: Path) -> list[Path]:
     folder = Path(folder)
     check_output(folder)
     with publish_together(folder, marker="sweep.json") as scratch:
-        with (scratch / "sweep.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, ["case", "w", "structure", "dice", "both_empty"])
-            writer.writeheader()
-            writer.writerows({**row, "case": _cell(row["case"])} for row in found["rows"])
+        write_csv(scratch / "sweep.csv", ["case", "w", "structure", "dice", "both_empty"], found["rows"])
         text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
         (scratch / "sweep.json").write_text(text + "\n", encoding="utf-8")
     return [folder / name for name in NAMES]
-
-
-def _cell(text: str) -> str:
-    """Keep a spreadsheet from taking a name for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def _row(

@@ -21,6 +21,9 @@ MAX_SHEAR = 1e-3
 ROUNDING = 1e-9
 """Relative difference of two volumes that is rounding only: a tumor of exactly a limit is not below it."""
 
+MAX_GRIDS_APART = 1e-3 + ROUNDING
+"""How far two grids may lie apart, in voxels, and still be one: files round their numbers."""
+
 _LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))  # negative and positive end of each RAS axis
 
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -197,6 +200,18 @@ def spacing_mm(ijk_to_ras: np.ndarray) -> tuple[float, float, float]:
 def voxel_volume_mm3(ijk_to_ras: np.ndarray) -> float:
     """Return the volume of one voxel in mm3: the determinant, so exact for oblique axes too."""
     return float(abs(np.linalg.det(ijk_to_ras[:3, :3])))
+
+
+def grids_apart(shape: tuple[int, ...], one: np.ndarray, other: np.ndarray) -> float:
+    """Return how far two grids of one `shape` (k, j, i) lie apart at most, in voxels of the first.
+
+    Compares where the first voxel and the last one along each axis lie. Two opposite corners are not enough: those of
+    a cube stay where they are when its axes are exchanged.
+    """
+    ends = np.eye(4)
+    ends[:3, :3] *= [max(n - 1, 1) for n in shape[::-1]]
+    ends[:3, 3], ends[3] = 0, 1
+    return float(np.abs(np.linalg.solve(one, other @ ends) - ends).max())
 
 
 def to_ras(ijk_to_ras: np.ndarray, kji: np.ndarray) -> np.ndarray:

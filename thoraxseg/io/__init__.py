@@ -19,10 +19,14 @@ from thoraxseg.volume import Volume
 
 logger = logging.getLogger(__name__)
 
+_FIRST_SEGMENT = "Segment0_ID"
+"""The key in an NRRD header that makes it a segmentation (.seg.nrrd)."""
+
 __all__ = [
     "ASSUMED_KEY",
     "StackGeometry",
     "hash_input",
+    "read_label_map",
     "read_segmentation",
     "read_volume",
     "write_scalar_nrrd",
@@ -86,6 +90,54 @@ def read_segmentation(path: Path | str, *, max_decoded_bytes: int = decode.MAX_D
         return seg_nrrd.read(path, max_decoded_bytes)
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def read_label_map(
+    path: Path | str,
+    stack_geometry: StackGeometry | None = None,
+    *,
+    max_decoded_bytes: int = decode.MAX_DECODED_BYTES,
+) -> Segmentation | Volume:
+    """Return the labels in a file or folder: a Segmentation where it names its segments, else a Volume of integers.
+
+    Takes what `read_volume` takes, also a single slice and a map without any label; the content decides which it is.
+    Floats that are whole numbers become integers. `stack_geometry` is for stacks that state none.
+    Raises InputError for everything that cannot be read exactly, and for values that are no whole numbers from 0 up.
+    """
+    from thoraxseg.io import nrrd, seg_nrrd
+
+    path = Path(path)
+    try:
+        if not _existing(path).is_dir() and kinds.recognize(path) is Kind.NRRD:
+            image = nrrd.read(path, max_decoded_bytes, allow_detached=True)
+            if _FIRST_SEGMENT in image.keys:
+                return seg_nrrd.to_segmentation(image, path)
+        else:
+            image = _read(path, max_decoded_bytes, allow_detached=True)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    array = _whole_numbers(image.array, path)
+    matrix, notes, assumed = place(image, stack_geometry, stack_geometry is not None, str(path))
+    return Volume(array, matrix, path.name, (*image.notes, *notes), assumed)
+
+
+def _whole_numbers(array: np.ndarray, path: Path) -> np.ndarray:
+    if array.dtype.kind == "f":
+        with np.errstate(
+            all="ignore"
+        ):  # what is no whole number is refused, so numpy need not warn of it too
+            whole = array.astype(np.int32)
+        if not np.array_equal(whole, array):
+            raise InputError(
+                f"{path}: expected labels (whole numbers), got values between them. Give a label map, not "
+                "probabilities or an image."
+            )
+        array = whole
+    if array.dtype.kind not in "biu" or array.min() < 0:
+        raise InputError(
+            f"{path}: expected labels from 0 up, got {array.dtype} values from {array.min()} on."
+        )
+    return array
 
 
 def hash_input(path: Path | str) -> str:
@@ -166,7 +218,7 @@ def _read(path: Path, limit: int, allow_detached: bool) -> RawImage:
     from thoraxseg.io import nrrd
 
     image = nrrd.read(path, limit, allow_detached)
-    if "Segment0_ID" in image.keys:
+    if _FIRST_SEGMENT in image.keys:
         raise InputError(
             f"{path}: expected an image, got a segmentation (.seg.nrrd). Give the image it was made on."
         )

@@ -15,7 +15,7 @@ from thoraxseg.roads.answer import Answer, Clock
 from thoraxseg.roads.by_card import contour_by_card
 from thoraxseg.roads.by_nnunet import contour_by_nnunet
 from thoraxseg.roads.ensemble import together
-from thoraxseg.volume import ROUNDING, Volume
+from thoraxseg.volume import MAX_GRIDS_APART, Volume, grids_apart
 
 __all__ = ["Answer", "Clock", "contour", "together"]
 
@@ -75,13 +75,7 @@ def check_same_grid(volumes: Sequence[Volume]) -> None:
                 f"{other.name}: expected the grid of {first.name}, {first.shape} voxels (k, j, i), got {other.shape}. "
                 "All channels of an image must be on one grid; resample them first."
             )
-        # How far the first voxel and the last one along each axis lie apart, in voxels. Two opposite corners are not
-        # enough: those of a cube stay where they are when its axes are exchanged.
-        ends = np.eye(4)
-        ends[:3, :3] *= [max(n - 1, 1) for n in first.shape[::-1]]
-        ends[:3, 3], ends[3] = 0, 1
-        apart = np.linalg.solve(first.ijk_to_ras, other.ijk_to_ras @ ends) - ends
-        if np.abs(apart).max() > 1e-3 + ROUNDING:
+        if grids_apart(first.shape, first.ijk_to_ras, other.ijk_to_ras) > MAX_GRIDS_APART:
             raise InputError(
                 f"{other.name}: lies elsewhere than {first.name} (spacing, origin or direction differ). All channels "
                 "of an image must be on one grid; resample or register them first."
