@@ -10,6 +10,9 @@ import logging
 
 __version__ = "0.1.0"
 
+RESEARCH_USE = "Research use only. Not for diagnosis or treatment."
+"""What every interface, record and page says."""
+
 _PUBLIC = {
     "Volume": "thoraxseg.volume",
     "Segmentation": "thoraxseg.segmentation",

@@ -11,14 +11,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from thoraxseg import __version__
+from thoraxseg import RESEARCH_USE, __version__
 from thoraxseg.checkpoints import Checkpoint
 from thoraxseg.checkpoints.card import card_text
 from thoraxseg.report.words import printable
 from thoraxseg.volume import Volume
 
 RECORD_SCHEMA = 1
-RESEARCH_USE = "Research use only. Not for diagnosis or treatment."
 _PACKAGES = ("numpy", "scipy", "torch", "SimpleITK", "scikit-image")
 
 
