@@ -1,0 +1,206 @@
+"""`thoraxseg study`: making a study, entering times, and reading them, as a person and as a script meet it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from thoraxseg import cli
+from thoraxseg.cli.study import duration, study
+from thoraxseg.study import open_study, times
+
+
+@pytest.fixture
+def main(capsys, monkeypatch):
+    """Run the command line; give its status and what it printed."""
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setitem(cli.app.commands, "study", study)
+
+    def run(*words):
+        status = cli.main(["study", *map(str, words)])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def a_file(main, tmp_path):
+    path = tmp_path / "mice.sqlite"
+    assert main("new", path, "--manual-minutes", 40)[0] == 0
+    return path
+
+
+@pytest.fixture
+def a_review(main, a_file):
+    """M7 as in the mouse CT paper, then looked at for a minute and edited for 100 s."""
+    for words in (
+        ("run", "--operator", "batch", "--preprocessing", 5, "--inference", 27, "--seconds", 40),
+        ("look", "--operator", "Ann", "--seconds", 60),
+        ("edit", "--operator", "Ann", "--structure", "heart", "--seconds", 100),
+        ("accept", "--operator", "Ann"),
+    ):
+        status, _, errors = main("log", a_file, words[0], "--animal", "M7", *words[1:])
+        assert (status, errors) == (0, "")
+    return a_file
+
+
+def one_error(result, status):
+    assert (result[0], result[1]) == (status, "")
+    assert len(result[2].splitlines()) == 1 and result[2].startswith("Error: ")
+    return result[2]
+
+
+def test_times_are_told_with_both_figures_and_what_they_mean(main, a_review):
+    status, text, errors = main("time", a_review)
+    assert (status, errors) == (0, "")
+    row = next(line for line in text.splitlines() if "Ann" in line)
+    assert row.split() == [
+        "M7,",
+        "1",
+        "Ann",
+        "accepted",
+        "0:40",
+        "1:00",
+        "1:40",
+        "-",
+        "98.3",
+        "%",
+        "91.7",
+        "%",
+    ]
+    assert "40 min by hand" in text and "98 %" in text
+    assert "Research use only" in text
+
+
+def test_the_json_is_json_and_nothing_else(main, a_review):
+    status, text, _ = main("time", a_review, "--json")
+    told = json.loads(text, parse_constant=pytest.fail)
+    (ann,) = [row for row in told["reviews"] if row["operator"] == "Ann"]
+    assert status == 0
+    assert ann["saved_percent_paper"] == pytest.approx(98.3333, abs=1e-4)
+    assert ann["saved_percent_with_review"] == pytest.approx(91.6667, abs=1e-4)
+    assert ann["editing_by_structure_s"] == {"heart": 100}
+
+
+def test_another_reference_counts_for_one_look_only(main, a_review):
+    told = json.loads(main("time", a_review, "--manual-minutes", "20", "--json")[1])
+    assert told["manual_reference_min"] == 20
+    assert open_study(a_review).manual_reference_min() == 40
+
+
+def test_a_measured_reference_is_the_mean_of_what_was_contoured_by_hand(main, a_review):
+    assert "by hand" in one_error(main("time", a_review, "--manual-minutes", "measured"), 2)
+    main("log", a_review, "manual", "--animal", "M8", "--operator", "Ann", "--seconds", "1800")
+    told = json.loads(main("time", a_review, "--manual-minutes", "measured", "--json")[1])
+    assert told["manual_reference_min"] == 30
+
+
+def test_without_a_reference_the_paper_s_is_offered_and_not_assumed(main, a_review):
+    assert main("set", a_review, "--manual-minutes", "none")[0] == 0
+    _, text, _ = main("time", a_review)
+    assert "Saved: undefined" in text and "40 min" in text and "98.3" not in text
+
+
+def test_a_table_is_written_once_and_never_over_another(main, a_review, tmp_path):
+    path = tmp_path / "times.csv"
+    assert main("time", a_review, "-o", path)[0] == 0
+    before = path.read_bytes()
+    assert "exists and was not changed" in one_error(main("time", a_review, "-o", path), 5)
+    assert path.read_bytes() == before
+    assert ".csv or .json" in one_error(main("time", a_review, "-o", tmp_path / "t.txt"), 2)
+
+
+def test_anonymous_tells_no_name(main, a_review, tmp_path):
+    for words in ((), ("--json",)):
+        _, text, errors = main("time", a_review, "--anonymous", *words)
+        assert "M7" not in text + errors and "Ann" not in text + errors
+        assert "A001" in text and "O002" in text
+
+
+def test_the_record_of_a_case_is_the_time_of_its_run(main, a_file, tmp_path):
+    record = tmp_path / "M7.json"
+    record.write_text(
+        json.dumps({"timings_s": {"read": 2.0, "inference": 10.0, "figures": 1.0, "total": 15.0}})
+    )
+    assert main("log", a_file, "run", "--animal", "M7", "--operator", "batch", "--record", record)[0] == 0
+    (row,) = times(open_study(a_file))
+    parts = ("preprocessing_s", "inference_s", "export_s", "other_s", "runtime_s")
+    assert [row[key] for key in parts] == [2, 10, 1, 2, 15]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"timings_s": {"read": "x"}}', '{"timings_s": 3}'])
+def test_a_record_without_times_is_refused(main, a_file, tmp_path, text):
+    record = tmp_path / "M7.json"
+    record.write_text(text)
+    result = main("log", a_file, "run", "--animal", "M7", "--operator", "batch", "--record", record)
+    assert "timings_s" in one_error(result, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (("look",), 2, "seconds it took"),
+        (("accept", "--seconds", "5"), 2, "takes no seconds"),
+        (("look", "--seconds", "nan"), 2, "0 or more"),
+        (("look", "--seconds", "5", "--structure", "heart"), 2, "edit or manual only"),
+        (("look", "--seconds", "5", "--inference", "5"), 2, "only a run"),
+        (("run", "--record", "none.json"), 3, "cannot be read"),
+        (("run", "--record", "none.json", "--seconds", "3"), 2, "leave the other times away"),
+    ],
+)
+def test_an_entry_that_makes_no_sense_is_one_sentence(main, a_file, words, status, said):
+    result = main("log", a_file, words[0], "--animal", "M7", "--operator", "Ann", *words[1:])
+    assert said in one_error(result, status)
+    assert times(open_study(a_file)) == []
+
+
+def test_verdicts_are_entered_with_a_dash_for_the_shell(main, a_file):
+    main("log", a_file, "needs-work", "--animal", "M7", "--operator", "Ann")
+    assert times(open_study(a_file))[0]["verdict"] == "needs work"
+
+
+def test_a_wrong_path_makes_no_study(main, tmp_path):
+    path = tmp_path / "typo.sqlite"
+    for words in (
+        ("time", path),
+        ("set", path, "--manual-minutes", "40"),
+        ("log", path, "open", "--animal", "M", "--operator", "A"),
+    ):
+        assert "thoraxseg study new" in one_error(main(*words), 3)
+    assert not path.exists()
+
+
+def test_a_wrong_reference_makes_no_study(main, tmp_path):
+    for wrong in ("0", "-3", "x", "nan", "measured"):
+        assert "above 0" in one_error(main("new", tmp_path / "s.sqlite", f"--manual-minutes={wrong}"), 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_study_says_so(main, a_file):
+    status, text, _ = main("time", a_file)
+    assert status == 0 and "No times are logged" in text
+
+
+def test_names_cannot_steer_the_terminal(main, a_file):
+    main("log", a_file, "edit", "--animal", "[red]M7", "--operator", "\u202eAnn", "--structure", "h\u200bart",
+         "--seconds", "1")  # fmt: skip
+    _, text, _ = main("time", a_file)
+    assert "[red]M7" in text and "\u202e" not in text and "\u200b" not in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (None, "-"),
+        (0, "0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "0:10"),
+        (59.6, "1:00"),
+        (3599.6, "1:00:00"),
+        (3723, "1:02:03"),
+        (-75, "-1:15"),
+    ],
+)
+def test_seconds_are_told_for_people(seconds, words):
+    assert duration(seconds) == words

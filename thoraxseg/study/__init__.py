@@ -1,0 +1,47 @@
+"""The store of a study: who contoured what, and the time it took, in one SQLite file."""
+
+from thoraxseg.study.events import KINDS, Who, log_event, run_from_timings
+from thoraxseg.study.export import coded, flat_rows, record, write_times
+from thoraxseg.study.ledger import HEARTBEAT_S, IDLE_AFTER_S, Clock, Ledger
+from thoraxseg.study.store import Store, checked_minutes, create_study, open_study
+from thoraxseg.study.times import (
+    DEFINITIONS,
+    MEASURED,
+    PAPER_MANUAL_MIN,
+    PAPER_RUNTIME_S,
+    Review,
+    all_totals,
+    reviews,
+    saved_percent,
+    times,
+    totals,
+)
+
+__all__ = [
+    "DEFINITIONS",
+    "HEARTBEAT_S",
+    "IDLE_AFTER_S",
+    "KINDS",
+    "MEASURED",
+    "PAPER_MANUAL_MIN",
+    "PAPER_RUNTIME_S",
+    "Clock",
+    "Ledger",
+    "Review",
+    "Store",
+    "Who",
+    "all_totals",
+    "checked_minutes",
+    "coded",
+    "create_study",
+    "flat_rows",
+    "log_event",
+    "open_study",
+    "record",
+    "reviews",
+    "run_from_timings",
+    "saved_percent",
+    "times",
+    "totals",
+    "write_times",
+]
