@@ -158,6 +158,14 @@ def console() -> Any:
     return Console(markup=False, emoji=False, highlight=False)  # file names are no mark-up
 
 
+def wide_console() -> Any:
+    """Return a console like `console`, and wide where no terminal bounds it: tables of a pipe need not wrap."""
+    from rich.console import Console
+
+    found = console()
+    return found if found.is_terminal else Console(markup=False, emoji=False, highlight=False, width=160)
+
+
 def table(*columns: str) -> Any:
     """Return an empty table of rich with these columns; numbers stand at the right."""
     from rich import box

@@ -32,7 +32,7 @@ STUDY = click.argument("path", metavar="STUDY", type=Place())
 
 @click.group()
 def study() -> None:
-    """Keep and read the time that contouring takes, in one study file."""
+    """Keep and read the time that contouring takes."""
 
 
 @study.command()
@@ -40,7 +40,10 @@ def study() -> None:
 @click.option("--manual-minutes", metavar="MIN", help=f"{REFERENCE_HELP}.  [default: not set]")
 @common
 def new(path: Path, manual_minutes: str | None) -> None:
-    """Make the study file STUDY, such as mice.sqlite; nothing that is there is overwritten."""
+    """Make the study file STUDY.
+
+    It is one file, such as mice.sqlite. Nothing that is there is overwritten.
+    """
     from thoraxseg.report import printable
     from thoraxseg.study import create_study
 
@@ -100,13 +103,18 @@ def log(
     record: Path | None,
     **parts: float | None,
 ) -> None:
-    """Enter one EVENT into STUDY: a time from a stopwatch or a script, or a verdict.
+    """Enter one EVENT into STUDY.
+
+    A time from a stopwatch or a script, or a verdict.
 
     \b
     Examples:
-      thoraxseg study log mice.sqlite manual --animal M7 --operator Ann --seconds 2280
-      thoraxseg study log mice.sqlite run --animal M7 --operator batch --record M7.json
-      thoraxseg study log mice.sqlite edit --animal M7 --operator Ann --structure heart --seconds 95
+      thoraxseg study log mice.sqlite manual --animal M7 --operator Ann \\
+        --seconds 2280
+      thoraxseg study log mice.sqlite edit --animal M7 --operator Ann \\
+        --structure heart --seconds 95
+      thoraxseg study log mice.sqlite run --animal M7 --operator Ann \\
+        --record results/M7.json
       thoraxseg study log mice.sqlite accept --animal M7 --operator Ann
     """  # noqa: D301 - click wants the control character
     from thoraxseg.report import printable
@@ -140,7 +148,9 @@ def log(
 @json_flag
 @common
 def time(path: Path, manual_minutes: str | None, anonymous: bool, output: Path | None, as_json: bool) -> None:
-    """Tell how long contouring took in STUDY, by scan and operator, and what it saved.
+    """Tell how long contouring took in STUDY.
+
+    By scan and operator, and what it saved.
 
     Two figures: that of the mouse CT paper (Malimban et al. 2022: 40 s against 40 min, 98 %), which
     counts the run alone, and one that also counts looking and editing. Idle time is in neither.

@@ -54,12 +54,13 @@ def disagreement_montage(
     disagreement: np.ndarray | None = None,
     *,
     sides_assumed: bool = False,
+    who: str = "observers",
 ) -> Picture:
     """Return the coronal slices with most disagreement between `label_maps`, arrays `(K, J, I)` on one grid.
 
     Each observer's contours have one color; below them lies `image` `(K, J, I)` or, without one, the share of
     observers that marked the voxel as any structure. `disagreement` `(K, J, I)`, 0 to 1, becomes a second row.
-    Where all agree, slices are spread evenly over what is marked.
+    Where all agree, slices are spread evenly over what is marked. `who` says in the caption whose maps they are.
     """
     maps = [reorient(one, ijk_to_ras, CORONAL)[0] for one in label_maps]
     marks = np.zeros(maps[0].shape, np.uint16)
@@ -101,10 +102,10 @@ def disagreement_montage(
         else "evenly spread, all alike"
     )
     caption = (
-        f"{len(slices)} coronal slices of {len(names)} observers, {which}; "
-        f"{_caption(structures, sides_assumed, image is None)}"
+        f"{len(slices)} coronal slices of {len(names)} {who}, {which}; "
+        f"{_caption(structures, sides_assumed, who if image is None else None)}"
     )
-    return to_picture(figure, "disagreement", "Where the observers disagree", caption)
+    return to_picture(figure, "disagreement", f"Where the {who} disagree", caption)
 
 
 def slices_of_disagreement(doubt: np.ndarray, marked: np.ndarray, count: int = MOST_SLICES) -> list[int]:
@@ -286,11 +287,11 @@ def _sides(axis: Axes, doubt: str) -> None:
         )  # fmt: skip
 
 
-def _caption(structures: Mapping[int, Structure], sides_assumed: bool, counted: bool) -> str:
+def _caption(structures: Mapping[int, Structure], sides_assumed: bool, counted: str | None) -> str:
     sides = "sides assumed" if sides_assumed else "the patient's right on the left"
     organs = ", ".join(structure.name for structure in structures.values())
-    below = " Gray: share of the observers that marked the voxel." if counted else ""
+    below = f" Gray: share of the {counted} that marked the voxel." if counted else ""
     return (
-        f"head up, {sides}; A or P, millimeters before or behind the origin. Contours: {organs}, one color per "
-        f"observer.{below}"
+        f"head up, {sides}; A or P, millimeters before or behind the origin. Contours: {organs}, a color "
+        f"for each set.{below}"
     )

@@ -1,0 +1,69 @@
+"""Masks on one grid: axes put in one order, and nearest neighbors where other grids are allowed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from thoraxseg.agreement.masks import Masks
+from thoraxseg.errors import InputError
+from thoraxseg.volume import MAX_GRIDS_APART, axis_codes, grids_apart, reorient
+
+
+def on_grid(labels: np.ndarray, one: Masks, first: Masks, resample: bool) -> tuple[np.ndarray, list[str]]:
+    """Return the labels `(k, j, i)` of a file in the order and on the grid of the first file, and what was done.
+
+    Raises InputError for masks on another grid, unless `resample`.
+    """
+    if one is first:
+        return labels, []
+    codes = axis_codes(first.ijk_to_ras)
+    turned, matrix = reorient(labels, one.ijk_to_ras, codes)
+    shape = first.labels.shape
+    if turned.shape == shape:
+        apart = grids_apart(shape, first.ijk_to_ras, matrix)
+        if apart <= MAX_GRIDS_APART:
+            said = f"{one.path.name}: its axes were put in the order of {first.path.name}; no voxel changed."
+            return np.ascontiguousarray(turned), [] if turned is labels else [said]
+        reason = f"lies up to {apart:.3g} voxels away from it (spacing, origin or direction differ)"
+    else:
+        reason = f"has {_sizes(turned.shape)} voxels (k, j, i), not {_sizes(shape)}"
+    if not resample:
+        raise InputError(
+            f"{one.path}: expected the grid of {first.path.name}, but it {reason}. Take masks that were drawn on one "
+            "image, or pass --resample to bring this one onto the other's grid (nearest neighbors)."
+        )
+    resampled, outside = resample_nearest(turned, matrix, shape, first.ijk_to_ras)
+    return resampled, [
+        f"{one.path.name}: {reason}; resampled onto the grid of {first.path.name} with nearest neighbors, "
+        f"{np.count_nonzero(labels):,} labeled voxels became {np.count_nonzero(resampled):,}; {outside:.1%} of that "
+        "grid lies outside and counts as background."
+    ]
+
+
+def resample_nearest(
+    labels: np.ndarray, matrix: np.ndarray, shape: tuple[int, int, int], onto: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Return labels on another grid, each voxel with the label of the nearest one, and the share outside.
+
+    `matrix` and `onto` are the `ijk_to_ras` of the labels and of the grid wanted, which has `shape` (k, j, i). What
+    lies outside the labels' voxels is 0. One slice at a time, so that memory stays small.
+    """
+    to_old = np.linalg.solve(matrix, onto)  # (i, j, k, 1) -> (i, j, k, 1)
+    columns, rows = np.meshgrid(np.arange(shape[2]), np.arange(shape[1]))
+    plane = np.stack([columns, rows])  # (i, j) of every pixel of a slice
+    result = np.zeros(shape, labels.dtype)
+    sizes = np.array(labels.shape[::-1])[:, None, None]
+    outside = 0
+    for k in range(shape[0]):
+        place = np.tensordot(to_old[:3, :2], plane, 1) + (to_old[:3, 2] * k + to_old[:3, 3])[:, None, None]
+        # Exactly between two voxels rounding decides; a hair toward the lower one makes it the same everywhere.
+        index = np.floor(place + 0.5 - 1e-6).astype(np.int64)
+        inside = ((index >= 0) & (index < sizes)).all(axis=0)
+        i, j, old_k = index[:, inside]
+        result[k][inside] = labels[old_k, j, i]
+        outside += int(inside.size - np.count_nonzero(inside))
+    return result, outside / result.size
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

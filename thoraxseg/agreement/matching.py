@@ -1,0 +1,234 @@
+"""Masks of one animal, from several files -> the same structure under the same number, on one grid.
+
+Nothing is guessed silently: what was matched, turned or resampled is in the notes and warnings.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+
+from thoraxseg.agreement.grids import on_grid
+from thoraxseg.agreement.masks import Masks, Reading, present, unnamed
+from thoraxseg.checkpoints.structures import named, other
+from thoraxseg.errors import InputError
+from thoraxseg.segmentation import STRUCTURES, Structure
+from thoraxseg.volume import spacing_mm, voxel_volume_mm3
+
+
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """Several masks of one animal, on one grid, the same structure under the same label everywhere."""
+
+    roles: tuple[str, ...]
+    maps: tuple[np.ndarray, ...]
+    structures: Mapping[int, Structure]
+    drawn: tuple[frozenset[int], ...]
+    """By file: the labels with a voxel, and those that it names without one."""
+    ijk_to_ras: np.ndarray
+    is_assumed: bool
+    """Whether the grid, and so which side is right, was assumed and not stated by the files."""
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel spacing in mm along (k, j, i)."""
+        return spacing_mm(self.ijk_to_ras)
+
+    @property
+    def voxel_mm3(self) -> float:
+        """Volume of one voxel in mm3."""
+        return voxel_volume_mm3(self.ijk_to_ras)
+
+
+def alike(name: str) -> str:
+    """Return what two names have in common when they mean one structure: our key for it, or their words."""
+    known = named(name, 0).key
+    if known in STRUCTURES:
+        return known
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    # Letters, marks and numbers of any script; a vowel of Hindi or Thai is a mark, and tells words apart.
+    words = "".join(sign if unicodedata.category(sign)[0] in "LMN" else " " for sign in folded).split()
+    return " ".join(words) or name
+
+
+def match(masks: Sequence[Masks], reading: Reading) -> Matched:
+    """Return the masks on the grid of the first one, with common labels.
+
+    Structures are matched by name where every file that has any names them, else by label value. Raises InputError
+    for masks on other grids (unless `reading.resample`), two structures of one file with one name, files that share
+    no structure.
+    """
+    notes = [note for one in masks for note in one.notes]
+    warnings = _copies(masks)
+    by_name = all(one.is_named or one.is_empty for one in masks) and any(one.is_named for one in masks)
+    found = [_keyed(one) for one in masks] if by_name else _by_value(masks, warnings)
+    warnings += _unknown_parts(found, reading.merge)
+    found = [_merged(keyed, reading.merge) for keyed in found]
+    _check_common(masks, found)
+    label_of, structures = _numbered(found, reading)
+    maps, drawn = [], []
+    for one, keyed in zip(masks, found, strict=True):
+        table = {value: label_of[key] for value, (key, _) in keyed.items()}
+        labels, said = on_grid(_renumbered(one.labels, table), one, masks[0], reading.resample)
+        notes += said
+        if one.labels.any() and not labels.any():
+            warnings.append(f"{one.path.name}: none of its labels lies on the grid of {masks[0].path.name}.")
+        maps.append(labels)
+        declared = set(table.values()) if one.declares else set()
+        drawn.append(frozenset(declared.union(present(labels))))
+    return Matched(
+        tuple(one.role for one in masks),
+        tuple(maps),
+        structures,
+        tuple(drawn),
+        masks[0].ijk_to_ras,
+        masks[0].is_assumed,
+        tuple(dict.fromkeys(notes)),
+        tuple(warnings),
+    )
+
+
+def _copies(masks: Sequence[Masks]) -> list[str]:
+    """Return a sentence for every two files with the same content: mostly one was given by mistake."""
+    return [
+        f"{one.role} and {other.role}: {one.path.name} and {other.path.name} have the same content. Was one file given "
+        "twice?"
+        for one, other in combinations(masks, 2)
+        if one.sha256 == other.sha256 and not one.is_empty
+    ]
+
+
+Keyed = dict[int, tuple[str, Structure]]
+"""Label value of one file -> the word that it is matched by, and the structure."""
+
+
+def _keyed(masks: Masks) -> Keyed:
+    """Return the structures of a file that names them; values that --labels calls alike are one structure."""
+    found: Keyed = {}
+    for value, structure in masks.structures.items():
+        key = alike(structure.name)
+        if masks.declares and any(key == taken for taken, _ in found.values()):
+            raise InputError(
+                f"{masks.path}: expected segments with different names, two are called {structure.name!r:.80}. "
+                "Rename one of them."
+            )
+        known = STRUCTURES.get(key)
+        found[value] = key, known or structure
+    return found
+
+
+def _by_value(masks: Sequence[Masks], warnings: list[str]) -> list[Keyed]:
+    """Return the structures of every file by value; a value has the name that some file gives it, or none."""
+    names: dict[int, Structure] = {}
+    for one in masks:
+        for value, structure in one.structures.items() if one.is_named else ():
+            if value in names and alike(names[value].name) != alike(structure.name):
+                raise InputError(
+                    f"{one.path}: label {value} is {structure.name!r:.80}, elsewhere {names[value].name!r:.80}, and "
+                    "some files name nothing. Say with --labels what the labels of those are."
+                )
+            names.setdefault(value, structure)
+    if names:
+        silent = ", ".join(one.path.name for one in masks if not (one.is_named or one.is_empty))
+        told = ", ".join(f"{value} = {one.name}" for value, one in sorted(names.items()))
+        warnings.append(
+            f"{silent} names no structures: matched by label value ({told}). Use --labels to say it otherwise."
+        )
+    found: list[Keyed] = []
+    for one in masks:
+        found.append({value: (str(value), names.get(value, unnamed(value))) for value in one.structures})
+    return found
+
+
+def _merged(keyed: Keyed, merge: Mapping[str, Sequence[str]]) -> Keyed:
+    """Return the structures of a file, the parts of a merged one all standing for that one."""
+    result = dict(keyed)
+    for name, parts in merge.items():
+        whole = named(name, 0)
+        for value, (_, structure) in keyed.items():
+            if any(_is_called(part, value, structure) for part in (name, *parts)):
+                result[value] = alike(name), whole
+    return result
+
+
+def _unknown_parts(found: Sequence[Keyed], merge: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a sentence for every part of a merged structure that no file has: it may be misspelled."""
+    every = {(value, structure) for keyed in found for value, (_, structure) in keyed.items()}
+    return [
+        f"--merge {name}: no file has {part!r:.80}."
+        for name, parts in merge.items()
+        for part in parts
+        if every and not any(_is_called(part, value, structure) for value, structure in every)
+    ]
+
+
+def _is_called(name: str, value: int, structure: Structure) -> bool:
+    return name == str(value) or alike(name) == alike(structure.name)
+
+
+def _check_common(masks: Sequence[Masks], found: Sequence[Keyed]) -> None:
+    """Refuse a file that shares no structure with any other: then one of them is another kind of mask."""
+    own = [{key: structure.name for key, structure in keyed.values()} for keyed in found]
+    for index, one in enumerate(masks):
+        others = {key: name for n, keys in enumerate(own) if n != index for key, name in keys.items()}
+        if own[index] and others and not own[index].keys() & others.keys():
+            mine, theirs = next(iter(own[index].values())), next(iter(others.values()))
+            value = next(iter(found[index]))
+            raise InputError(
+                f"{one.path}: has {', '.join(own[index].values())}, the others have {', '.join(others.values())}: "
+                "none in common. If two of them mean the same, say so: "
+                + (
+                    f"--merge '{theirs}={theirs}+{mine}'."
+                    if one.is_named
+                    else f"--labels '{one.role}:{value}=NAME', and the same for the others."
+                )
+            )
+
+
+def _numbered(found: Sequence[Keyed], reading: Reading) -> tuple[dict[str, int], dict[int, Structure]]:
+    """Return the common label of every structure: the value in the first file that has it, where that is free."""
+    label_of: dict[str, int] = {}
+    structures: dict[int, Structure] = {}
+    for keyed in found:
+        for value, (key, structure) in keyed.items():
+            if key in label_of:
+                continue
+            label = value if value not in structures else max(structures) + 1
+            label_of[key], structures[label] = label, structure
+    for name, parts in reading.merge.items():
+        if structures and alike(name) not in label_of:
+            known = ", ".join(one.name for one in structures.values())
+            raise InputError(
+                f"--merge {name}: none of {', '.join(parts)} is in the masks. They have {known}."
+            )
+    if not structures:  # nobody drew anything: one empty structure, so that the answer says so
+        structures[1] = unnamed(1)
+    return label_of, _with_keys(structures)
+
+
+def _with_keys(structures: Mapping[int, Structure]) -> dict[int, Structure]:
+    """Return the structures in order of label, with keys of their names: files may hold numbers for keys."""
+    found: dict[int, Structure] = {}
+    for label, one in sorted(structures.items()):
+        key = one.key if STRUCTURES.get(one.key) == one else other(one.name, label).key
+        taken = {before.key for before in found.values()}
+        found[label] = replace(one, key=f"label_{label}" if key in taken else key)
+    return found
+
+
+def _renumbered(labels: np.ndarray, table: Mapping[int, int]) -> np.ndarray:
+    """Return labels under their common numbers, in the smallest type that holds them."""
+    highest = max(table.values(), default=0)
+    dtype = np.uint8 if highest < 256 else np.uint16 if highest < 65536 else np.int32
+    if all(old == new for old, new in table.items()):
+        return labels.astype(dtype, copy=False)
+    result = np.zeros(labels.shape, dtype)
+    for old, new in table.items():
+        result[labels == old] = new
+    return result
