@@ -24,6 +24,7 @@ TOP_LEVEL = {
 }
 PACKAGES = {
     *(
+        "agreement",
         "batch",
         "checkpoints",
         "cli",
@@ -47,7 +48,20 @@ PACKAGES = {
         "precheck",
         "preprocess",
     ),
-    *("progress", "report", "roads", "segmentation", "study", "sweep", "training", "volume", "web", "worker"),
+    *(
+        "progress",
+        "report",
+        "reproduce",
+        "roads",
+        "segmentation",
+        "study",
+        "sweep",
+        "tables",
+        "training",
+        "volume",
+        "web",
+        "worker",
+    ),
     *("__init__", "__main__"),
 }
 HEAVY = {

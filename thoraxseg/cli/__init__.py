@@ -7,10 +7,13 @@ import sys
 import click
 
 from thoraxseg import __version__
+from thoraxseg.cli.agreeing import compare, evaluate, observers, stats
 from thoraxseg.cli.catalog import checkpoints
 from thoraxseg.cli.common import give_up_stdout
+from thoraxseg.cli.reproducing import reproduce
 from thoraxseg.cli.segmenting import demo, segment, sweep
 from thoraxseg.cli.stops import STOPS, asked_to_stop, ended_by_signals, stopped
+from thoraxseg.cli.study import study
 from thoraxseg.errors import EXIT_STATUS, ThoraxSegError
 from thoraxseg.progress import Cancelled
 
@@ -30,7 +33,7 @@ def app() -> None:
     """
 
 
-for command in (demo, segment, sweep, checkpoints):
+for command in (demo, segment, sweep, compare, observers, evaluate, stats, reproduce, study, checkpoints):
     app.add_command(command)
 
 
