@@ -188,12 +188,14 @@ def test_the_screen_shows_tables_with_units_remarks_and_the_purpose(commands, tm
 
 def test_a_cohort_of_many_remarks_does_not_flood_the_screen(tmp_path, capsys):
     write_map(tmp_path / "a.nrrd", points((0, 0, 0)))
-    rows = "\n".join(f"s{n},a.nrrd,a.nrrd,gone.nrrd" for n in range(30))
-    table = write_table(tmp_path / "cohort.csv", f"case,reference,x,y\n{rows}")
+    names = [f"net{n}" for n in range(31)]
+    rows = "\n".join(f"s{n},a.nrrd,gone.nrrd{',failed' * len(names)}" for n in range(30))
+    rows += f"\nlast,a.nrrd,a.nrrd{',failed' * len(names)}"
+    table = write_table(tmp_path / "cohort.csv", f"case,reference,y,{','.join(names)}\n{rows}")
     assert main(["evaluate", str(table), "-o", str(tmp_path / "out")]) == 3
     out, err = capsys.readouterr()
     assert out.count("Please check: ") == 13
-    assert "18 more, see the page or the JSON" in out
+    assert "20 more, see the page or the JSON" in out
     assert err.count("gone.nrrd") == 5
     assert "and 25 more, see 'failures' in the JSON" in err
     record = strict_json((tmp_path / "out" / "evaluate.json").read_text("utf-8"))

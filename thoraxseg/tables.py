@@ -13,6 +13,8 @@ from typing import Any
 from thoraxseg.errors import InputError
 
 MAX_BYTES = 16 << 20
+OPTIONAL = ("animal",)
+"""A column that tables may have; like those required it is found whatever its capitals."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -34,10 +36,22 @@ class Table:
     path: Path
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    decimal_comma: bool = False
+    """Whether cells are parted by semicolons, as where 0,91 is a number."""
 
     def where(self, row: Row) -> str:
         """Return the words that name a row in a message."""
         return f"{self.path}, line {row.line}"
+
+    def number(self, row: Row, column: str) -> float:
+        """Return the number in a cell, with a decimal comma where the table is parted by semicolons.
+
+        Raises InputError for text, formulas, NaN and infinity.
+        """
+        text = row[column]
+        if self.decimal_comma and "." not in text and text.count(",") == 1:
+            text = text.replace(",", ".")
+        return number(text, f"{self.where(row)}, {column}")
 
 
 def read_table(path: Path | str, required: Sequence[str] = ()) -> Table:
@@ -47,13 +61,14 @@ def read_table(path: Path | str, required: Sequence[str] = ()) -> Table:
     name or with the same name, required columns missing, rows longer or shorter than the first line.
     """
     path = Path(path)
-    lines = _lines(path)
+    lines, separator = _lines(path)
     if not lines:
         raise InputError(
             f"{path}: expected a table (CSV) with a first line that names the columns, got an empty file."
         )
     (first, names), *rest = lines
-    columns = tuple(name.strip() for name in names)
+    wanted = {name.lower(): name for name in (*required, *OPTIONAL)}
+    columns = tuple(wanted.get(name.strip().lower(), name.strip()) for name in names)
     if not all(columns) or len(set(columns)) < len(columns):
         raise InputError(
             f"{path}, line {first}: expected columns with a name each, all different, got {list(columns)}."
@@ -73,11 +88,11 @@ def read_table(path: Path | str, required: Sequence[str] = ()) -> Table:
         rows.append(Row(line, dict(zip(columns, (cell.strip() for cell in cells), strict=True))))
     if not rows:
         raise InputError(f"{path}: expected a table with one row or more below the first line, got none.")
-    return Table(path, columns, tuple(rows))
+    return Table(path, columns, tuple(rows), separator == ";")
 
 
-def _lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Return the rows that hold any text, each with the line it ends on."""
+def _lines(path: Path) -> tuple[list[tuple[int, list[str]]], str]:
+    """Return the rows that hold any text, each with the line it ends on, and what parts their cells."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -91,8 +106,13 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
         first = text.partition("\n")[0]
         comma = ";" if ";" in first and "," not in first else ","
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=comma, strict=True)
-        return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
-    except (UnicodeDecodeError, csv.Error) as error:
+        return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)], comma
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: expected a table (CSV in UTF-8), got others ({error.reason}, byte {error.start}). In Excel, "
+            "save it as 'CSV UTF-8'."
+        ) from error
+    except csv.Error as error:
         raise InputError(f"{path}: expected a table (CSV in UTF-8), got: {error}.") from error
 
 
@@ -107,12 +127,13 @@ def is_there(path: Path) -> bool:
 def number(text: str, where: str) -> float:
     """Return the number that a cell holds; InputError for text, formulas, NaN and infinity."""
     try:
-        value = float(text)
+        value = float(text) if "_" not in text else math.nan  # Python's own 1_000 is no number of a table
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
         raise InputError(
-            f"{where}: expected a number such as 0.95, got {text!r:.80}. Leave the cell empty where there is none."
+            f"{where}: expected a number such as 0.95 (with a point), got {text!r:.80}. Leave the cell empty "
+            "where there is none."
         )
     return value
 

@@ -197,6 +197,15 @@ def spacing_mm(ijk_to_ras: np.ndarray) -> tuple[float, float, float]:
     return float(k), float(j), float(i)
 
 
+def nominal_spacing_mm(ijk_to_ras: np.ndarray) -> tuple[float, float, float]:
+    """Return the voxel spacing in mm along (k, j, i) with seven significant digits, all that a float32 holds.
+
+    NIfTI stores 0.14 as 0.14000000059604645, and as 0.1399999926 in rotated axes. Where distances are held against a
+    tolerance or against one another, such noise would decide: the same masks must score alike in every format.
+    """
+    return tuple(float(f"{spacing:.7g}") for spacing in spacing_mm(ijk_to_ras))
+
+
 def voxel_volume_mm3(ijk_to_ras: np.ndarray) -> float:
     """Return the volume of one voxel in mm3: the determinant, so exact for oblique axes too."""
     return float(abs(np.linalg.det(ijk_to_ras[:3, :3])))

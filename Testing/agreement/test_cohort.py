@@ -76,8 +76,8 @@ def test_an_asterisk_stands_on_the_median_of_the_model_that_differs():
     (base, net) = table.cells
     assert (base["p"], base["significant"], net["p"], net["significant"]) == (None, False, 0.03125, True)
     rows = table.as_data_table().rows
-    assert rows[0] == ["Lungs", "base", "0.65 ± 0.19", "0.650"]
-    assert rows[1] == ["Lungs", "net", "0.69 ± 0.17", "0.685*†"]
+    assert rows[0] == ["Lungs", "base", "6", "0.65 ± 0.19", "0.650"]
+    assert rows[1] == ["Lungs", "net", "6", "0.69 ± 0.17", "0.685*†"]
     assert net["scans"]["effect"] == pytest.approx(0.035)
 
 
@@ -93,7 +93,7 @@ def test_holm_multiplies_the_smallest_p_by_the_number_of_tests():
     assert other["p_holm"] == max(other["p"], net["p_holm"])
     assert net["p_bh"] == 2 * 0.03125
     table = model_table(rows, "base", ["dsc"])
-    assert table.as_data_table().rows[1][3] == "0.685*"
+    assert table.as_data_table().rows[1][4] == "0.685*"
     assert "for the 2 tests of this table" in " ".join(table.footnotes())
 
 
@@ -143,7 +143,7 @@ def test_a_difference_below_a_quarter_of_a_voxel_is_flagged():
 def test_distances_have_the_decimals_of_the_paper():
     rows = scored("base", (0.1234, 0.5678), measure="hd95_mm")
     assert model_table(rows, None, ["hd95_mm"]).as_data_table().rows == [
-        ["Lungs", "base", "0.35 ± 0.31", "0.35"]
+        ["Lungs", "base", "2", "0.35 ± 0.31", "0.35"]
     ]
 
 

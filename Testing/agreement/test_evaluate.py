@@ -65,7 +65,7 @@ def test_means_sds_medians_and_the_test_are_those_on_paper(masks, capsys):
     scores = {(one["case"], one["model"]): one["dsc"] for one in record["scores"]}
     assert scores["s3", "weak"] == pytest.approx(0.6)
     assert "cannot reach p < 0.05" in " ".join(record["warnings"])
-    assert "3 animals allow no p below 0.2500" in " ".join(record["warnings"])
+    assert "at most 3 animal(s) differ there" in " ".join(record["warnings"])
 
 
 def test_other_measures_can_be_asked_for(masks, capsys):
@@ -156,7 +156,7 @@ def test_a_structure_that_is_only_called_otherwise_is_warned_of(tmp_path, capsys
     table = cohort(tmp_path, "s1,m1,r.seg.nrrd,p.seg.nrrd", "case,animal,reference,net")
     warnings = " ".join(record_of(capsys, "evaluate", table)["warnings"])
     assert "Liver, net: the prediction has it in none of 1 scans" in warnings
-    assert "Leber, net: the reference has it in none of 1 scans" in warnings
+    assert "Leber: the reference has none, taken as not contoured" in warnings
     assert "use --merge" in warnings
 
 
@@ -193,11 +193,12 @@ def test_labels_can_be_named_for_one_model(masks, capsys):
     assert "no best here" in refused(capsys, "evaluate", table, "--labels", "best:9=lungs", status=2)
 
 
-def test_without_a_column_animal_every_scan_is_one_and_that_is_said(masks, capsys):
+def test_without_a_column_animal_nothing_is_tested_over_animals_and_that_is_said(masks, capsys):
     table = cohort(masks, "s1,r.nrrd,d9.nrrd,d8.nrrd\n s2,r.nrrd,d8.nrrd,d7.nrrd", "case,reference,good,weak")
     record = record_of(capsys, "evaluate", table, "--base", "good")
-    assert record["animals"] == 2
-    assert "every scan counts as an animal of its own" in record["notes"][0]
+    assert "nothing is tested over animals" in record["notes"][0]
+    tested = [cell for cell in record["summary"] if cell["model"] == "weak"]
+    assert tested and all(cell["scans"] is not None and cell["animals"] is None for cell in tested)
 
 
 def test_an_unknown_base_or_measure_is_refused_before_anything_is_read(masks, capsys):

@@ -24,9 +24,14 @@ def moved(voxels_kji, grid=GRID):
     [
         (moved((0, 0, 0.5)), (14, 20, 20), "0.5 voxels away"),
         (geometry_from_spacing((1.0, 1.0, 1.01), "LPS"), (14, 20, 20), "voxels away"),
-        (GRID, (14, 20, 21), "14 x 20 x 21 voxels (k, j, i), not 14 x 20 x 20"),
+        (
+            geometry_from_spacing((1.0, 1.0, 1.01), "LPS"),
+            (14, 20, 21),
+            "14 x 20 x 21 voxels (k, j, i), not 14 x 20 x 20",
+        ),
+        (GRID, (14, 20, 21), "another part of the same grid (14 x 20 x 21 voxels, not 14 x 20 x 20)"),
     ],
-    ids=["half a voxel", "another spacing", "another size"],
+    ids=["half a voxel", "another spacing", "another size", "cropped"],
 )
 def test_another_grid_is_refused_with_the_reason_and_the_way_out(matrix, shape, reason, tmp_path, capsys):
     one = write_map(tmp_path / "r.nrrd", box((2, 4, 4), (8, 10, 10)))

@@ -79,7 +79,7 @@ def test_a_label_map_is_matched_with_segments_by_value_and_that_is_said(tmp_path
     record = compare(capsys, reference, write_map(tmp_path / "p.nrrd", A + B))
     assert scores(record) == {"Right lung": 1, "Heart": 1}
     (warning,) = record["warnings"]
-    assert "p.nrrd names no structures: matched by label value (1 = Right lung, 2 = Heart)" in warning
+    assert "prediction names no structures: matched by label value (1 = Right lung, 2 = Heart)" in warning
 
 
 def test_an_empty_label_map_needs_no_names(tmp_path, capsys):

@@ -79,9 +79,9 @@ def test_bad_scans_are_listed_and_the_others_measured(masks, capsys):
     assert [one["case"] for one in record["failures"]] == ["gone", "bad", "shape", "alone"]
     assert [one["case"] for one in record["cases"]] == ["good", "pair"]
     assert [one["structures"][0]["observers"] for one in record["cases"]] == [3, 2]
-    assert "pair: no masks of ben; left out there." in record["notes"]
+    assert "pair: No masks of ben; left out there." in record["notes"]
     page = (out / "observers.html").read_text("utf-8")
-    assert "Scans that failed" in page and "gone.nrrd is not there" in page
+    assert "What failed" in page and "gone.nrrd is not there" in page
     assert [row["case"] for row in read_csv(out / "observers.csv")] == ["good", "pair"]
     assert "Generalized conformity index" in text
 
@@ -129,7 +129,7 @@ def test_models_are_judged_by_the_consensus_of_the_observers(masks, capsys):
     assert (model["cigen_n"], model["cigen_mean"]) == (1, both / (2000 - both))
     (entry,) = record["cases"][0]["structures"][0]["models"]
     assert (entry["model"], entry["dsc"]) == ("net", 2 * both / 2000)
-    assert "s2: no masks of net; left out there." in record["notes"]
+    assert "s2: No masks of net; left out there." in record["notes"]
     assert "Not commensurable" in record["definitions"]["models"]
 
 

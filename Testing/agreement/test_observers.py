@@ -142,7 +142,11 @@ def test_a_structure_of_one_observer_has_no_cigen_and_says_why(observed):
     record = observed([THREE[0] + points((1, 1, 1), label=2), THREE[1]])
     row = record["structures"][1]
     assert (row["cigen"], row["pairs"]) == (None, [])
-    assert row["undefined"] == {"cigen": "1 observer(s) contoured it: two are needed"}
+    assert row["consensus_voxels"] == {"majority": None, "all": None}
+    assert row["undefined"] == {
+        "cigen": "1 observer(s) contoured it: two are needed",
+        "consensus": "1 observer(s) contoured it: there is nothing to agree on",
+    }
 
 
 def test_nobody_drew_anything(observed):

@@ -172,10 +172,14 @@ def test_a_bad_table_is_refused(text, words, tmp_path, capsys):
     assert words in refused(capsys, "stats", write_table(tmp_path / "scores.csv", text))
 
 
+def test_a_table_without_the_columns_is_refused_with_those_it_has(tmp_path, capsys):
+    path = write_table(tmp_path / "scores.csv", "scan,a,c\n s1,1,2")
+    assert "b is missing. Its columns are scan, a, c" in refused(capsys, "stats", path, status=3)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "b is missing. Its columns are scan, a, c"),
         (("--b", "animal"), "animal is missing"),
         (("--b", "a"), "expected different columns"),
         (("--a", "a", "--a", "a", "--b", "c"), "expected different columns"),

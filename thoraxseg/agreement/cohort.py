@@ -47,6 +47,8 @@ MEASURES = {
     "iou_slice_positive_mean": Measure("IoU (positive slices)", is_overlap=True),
 }
 """Decimals as in the tables of the mouse CT paper."""
+SCORE_DECIMALS = 6
+"""Scores are rounded so before they are tested: to a nanometer, which no scan resolves."""
 HEADLINE = ("dsc", "msd_mm", "hd95_mm")
 
 
@@ -56,6 +58,7 @@ class Scored:
 
     case: str
     animal: str
+    """Empty where animals are not told apart; then nothing is tested over them."""
     model: str
     structure: str
     """Key of the structure."""
@@ -84,22 +87,28 @@ class ModelTable:
 
     def as_data_table(self, title: str = "Scores of the models") -> DataTable:
         """Return rows structure x model; per measure mean and SD, and the median with its marks."""
-        columns = ["Structure", "Model"]
+        columns = ["Structure", "Model", "n"]
         for key in self.measures:
             measure = MEASURES[key]
             unit = f" ({measure.unit})" if measure.unit else ""
             columns += [f"{measure.title}{unit} mean {PLUS_MINUS} SD", "median"]
         rows: dict[tuple[str, str], list[str]] = {}
         for cell in self.cells:
-            row = rows.setdefault((cell["structure"], cell["model"]), [cell["name"], cell["model"]])
+            place = cell["structure"], cell["model"]
+            row = rows.setdefault(place, [cell["name"], cell["model"], self._scored(*place)])
             row += [_mean_and_sd(cell), _median(cell)]
         return DataTable(title, columns, list(rows.values()), self.footnotes())
+
+    def _scored(self, structure: str, model: str) -> str:
+        """Return how many scans a row's means are over, from the least to the most of its measures."""
+        own = [cell["n"] for cell in self.cells if (cell["structure"], cell["model"]) == (structure, model)]
+        return str(own[0]) if len(set(own)) == 1 else f"{min(own)} to {max(own)}"
 
     def footnotes(self) -> list[str]:
         """Return what a reader must know to read the table."""
         scans = [cell["n_cases"] for cell in self.cells]
         among = f"{min(scans)}" if min(scans) == max(scans) else f"{min(scans)} to {max(scans)}"
-        found = [f"{among} scan(s) a row. SD over scans, ddof 1. {DASH}: undefined."]
+        found = [f"n of {among} scan(s) have a score. SD over scans, ddof 1. {DASH}: undefined."]
         for word, key in (
             ("failed", "n_failed"),
             ("not measured", "n_missing"),
@@ -159,8 +168,7 @@ class ModelTable:
                     _effect(scans) + (" \N{DOUBLE DAGGER}" if cell["below_quarter_voxel"] else ""),
                     fixed(scans["rank_biserial"], 2),
                     *(p_value(cell[key]) for key in ("p", "p_holm", "p_bh")),
-                    str(animals["n"]),
-                    p_value(animals["p"]) + ("" if animals["can_be_significant"] else " (too few)"),
+                    *((str(animals["n"]), _over_animals(animals)) if animals else (DASH, DASH)),
                 ]
             )
         notes = [
@@ -168,10 +176,11 @@ class ModelTable:
             "tests of this table. Over animals: a measure is averaged over an animal's scans first.",
         ]
         if any(cell["animals"] and not cell["animals"]["can_be_significant"] for cell in self.cells):
-            notes.append("(too few): with so many animals no result could be significant.")
+            notes.append("(too few): so few animals differ that no result could be significant.")
         if any(cell["below_quarter_voxel"] for cell in self.cells):
             notes.append(
-                "\N{DOUBLE DAGGER} a difference of less than a quarter of a voxel, which no scan can show."
+                "\N{DOUBLE DAGGER} a difference of less than a quarter of the smallest voxel spacing: real or not, it "
+                "is smaller than what a scan resolves."
             )
         return DataTable(f"Tests against {self.base}", columns, rows, notes)
 
@@ -253,7 +262,7 @@ def _summarized(own: Mapping[str, Scored], key: str) -> dict[str, Any]:
 
 def _tested(own: Mapping[str, Scored], base: Mapping[str, Scored], key: str, alpha: float) -> dict[str, Any]:
     cases = list(dict.fromkeys([*base, *own]))
-    a, b = ([_score(rows, case, key) for case in cases] for rows in (own, base))
+    a, b = ([_for_test(_score(rows, case, key)) for case in cases] for rows in (own, base))
     scans = compare_paired(a, b, alpha)
     animals = [(base.get(case) or own[case]).animal for case in cases]
     voxels = [row.voxel_mm for row in own.values() if row.voxel_mm is not None]
@@ -269,11 +278,16 @@ def _tested(own: Mapping[str, Scored], base: Mapping[str, Scored], key: str, alp
         with_failed = compare_paired(*filled, alpha)["p"]
     return {
         "scans": scans,
-        "animals": compare_animals(a, b, animals, alpha),
+        "animals": compare_animals(a, b, animals, alpha) if all(animals) else None,
         "p": scans["p"],
         "p_with_failed": with_failed,
         "below_quarter_voxel": tiny,
     }
+
+
+def _for_test(score: float | None) -> float | None:
+    """Return a score without the noise of 32-bit spacing, which would break ties between scans and make ranks."""
+    return None if score is None else round(score, SCORE_DECIMALS)
 
 
 def _score(rows: Mapping[str, Scored], case: str, key: str, failed_as: float | None = None) -> float | None:
@@ -308,6 +322,10 @@ def _mean_and_sd(cell: Mapping[str, Any]) -> str:
 def _median(cell: Mapping[str, Any]) -> str:
     mark = "*" * cell["significant"] + "\N{DAGGER}" * cell["significant_holm"]
     return fixed(cell["median"], MEASURES[cell["measure"]].median_decimals) + mark
+
+
+def _over_animals(test: Mapping[str, Any]) -> str:
+    return p_value(test["p"]) + ("" if test["can_be_significant"] else " (too few)")
 
 
 def _effect(test: Mapping[str, Any]) -> str:

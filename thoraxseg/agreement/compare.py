@@ -8,7 +8,7 @@ from typing import Any
 
 from thoraxseg.agreement.compare_page import compare_sections
 from thoraxseg.agreement.masks import Reading, read_masks
-from thoraxseg.agreement.matching import match
+from thoraxseg.agreement.matching import match, said_swapped
 from thoraxseg.agreement.measuring import Measuring, csv_columns, flat, measure
 from thoraxseg.agreement.words import fixed
 from thoraxseg.agreement.writing import Csv, Report, finished
@@ -43,7 +43,12 @@ def compare(
         DEFINITIONS,
         {**how.to_record(), **reading.to_record()},
         matched.notes,
-        [*matched.warnings, *_said_missing(rows)],
+        [
+            *matched.warnings,
+            *said_swapped(matched, 0, 1),
+            *_said_missing(rows),
+            *how.said_unknown((one.name for one in matched.structures.values()), matched.structures),
+        ],
         structures=rows,
         inputs=[one.to_record() for one in files],
     )

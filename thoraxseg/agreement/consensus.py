@@ -20,8 +20,12 @@ def rules_of(staple: bool) -> tuple[str, ...]:
 
 
 def make_consensus(drawn: Drawn, rule: str) -> tuple[np.ndarray, list[str]]:
-    """Return the label map `(K, J, I)` that a rule makes of the observers', and what had to be decided for it."""
-    labels, notes = consensus_labels(drawn.maps, list(drawn.matched.structures), drawn.contoured, rule)
+    """Return the label map `(K, J, I)` that a rule makes of the observers', and what had to be decided for it.
+
+    A structure that fewer than two observers contoured has no consensus, and takes no voxel from the others.
+    """
+    agreed = [label for label in drawn.matched.structures if len(drawn.who(label)) >= 2]
+    labels, notes = consensus_labels(drawn.maps, agreed, drawn.contoured, rule)
     return labels, [f"Consensus ({rule}): {note}." for note in notes]
 
 

@@ -22,14 +22,16 @@ from thoraxseg.agreement.cohort import (
 from thoraxseg.agreement.evaluate_page import evaluate_facts, evaluate_sections
 from thoraxseg.agreement.manifest import Manifest, Scan, read_manifest
 from thoraxseg.agreement.masks import Masks, Reading, read_masks
-from thoraxseg.agreement.matching import Matched, alike, match
+from thoraxseg.agreement.matching import Matched, alike, match, said_swapped
 from thoraxseg.agreement.measuring import Measuring, csv_columns, flat, measure
-from thoraxseg.agreement.words import DASH, p_value, some
-from thoraxseg.agreement.writing import Csv, Report, finished
+from thoraxseg.agreement.scan import Absent
+from thoraxseg.agreement.words import some
+from thoraxseg.agreement.writing import Csv, Report, collapsed, finished
 from thoraxseg.errors import InputError, OptionError
 from thoraxseg.metrics import DEFINITIONS
 from thoraxseg.progress import Progress, part, silent
 from thoraxseg.report import printable
+from thoraxseg.segmentation import STRUCTURES, Structure
 
 _SUMMARY = (
     *("structure", "model", "measure", "n_cases", "n", "n_undefined", "n_failed", "n_missing"),
@@ -47,13 +49,15 @@ def evaluate(
     alpha: float = 0.05,
     reading: Reading | None = None,
     how: Measuring | None = None,
+    absent: Absent = Absent.AUTO,
     progress: Progress = silent,
 ) -> Report:
     """Return the scores of every model over the scans of a table: case, animal, reference, and one column per model.
 
     `base` is the model that the others are tested against. A cell that is empty or says failed is a case in which the
     model gave no answer: counted, listed, and 0 in the overlap that includes failed cases. A file that is not there
-    or cannot be compared is listed under `failures`, and its scores are missing: that says nothing of the model.
+    or cannot be compared is listed under `failures`, and its scores are missing: that says nothing of the model. Nor
+    does a structure that the reference's observer did not contour, as `absent` decides.
     Raises InputError for a bad table and when nothing could be measured; OptionError for an unknown base model or
     measure.
     """
@@ -61,18 +65,25 @@ def evaluate(
     _check(cohort, base, measures)
     reading, how = reading or Reading(), how or Measuring()
     reading.check_roles(("reference", *cohort.readers))
-    found = _Evaluation(cohort, reading, how)
+    found = _Evaluation(cohort, reading, how, absent)
     for index, scan in enumerate(cohort.scans):
         span = part(progress, 0.9 * index / len(cohort.scans), 0.9 * (index + 1) / len(cohort.scans))
         found.add(scan, span)
     progress(0.9, "Drawing")
     table = model_table(found.scored(), base, measures, alpha)
+    unknown = how.said_unknown(found.names.values(), {row["label"] for row in found.rows})
     asked = {"base": base, "measures": list(measures), "alpha": alpha}
     record = finished(
         DEFINITIONS,
-        {**how.to_record(), **reading.to_record(), **asked},
-        [*found.notes, *found.said_absent(), *_said_untested(cohort, base)],
-        [*found.said_failed(), *found.said_one_sided(), *_said_too_few(table), *found.warnings],
+        {**how.to_record(), **reading.to_record(), "absent": absent.value, **asked},
+        [*collapsed(found.notes), *found.said_absent(), *_said_untested(cohort, base)],
+        [
+            *found.said_failed(),
+            *found.said_one_sided(),
+            *_said_too_few(table),
+            *collapsed(found.warnings),
+            *unknown,
+        ],
         summary=table.cells,
         models=[printable(name) for name in cohort.readers],
         cases=len(cohort.scans),
@@ -124,16 +135,20 @@ class _Evaluation:
     cohort: Manifest
     reading: Reading
     how: Measuring
+    absent: Absent
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Rows of `compare_labels` with case, animal, model and the key of the structure."""
     names: dict[str, str] = field(default_factory=dict)
     """The structures' names by key, as the first scan that has them writes them."""
     voxels: dict[str, float] = field(default_factory=dict)
     """Smallest voxel spacing by case."""
+    uncontoured: list[tuple[Scan, str, str, str]] = field(default_factory=list)
+    """Scan, model, key and name of every structure that the reference's observer did not contour."""
     failures: list[dict[str, str]] = field(default_factory=list)
     files: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    """Where, and what."""
+    warnings: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, scan: Scan, progress: Progress) -> None:
         """Measure every model in a scan; a file that cannot be read or compared becomes a failure."""
@@ -160,19 +175,43 @@ class _Evaluation:
             answers = _with_all_structures(answers)
         for n, (model, matched) in enumerate(answers.items()):
             progress(0.3 + 0.7 * n / len(answers), f"Measuring {printable(scan.case)}, {printable(model)}")
-            self._measure(scan, model, matched)
+            self._measure(scan, model, matched, reference)
 
     def _keep(self, scan: Scan, masks: Masks) -> None:
         self.files.append({"case": printable(scan.case), **masks.to_record()})
 
-    def _measure(self, scan: Scan, model: str, matched: Matched) -> None:
+    def _measure(self, scan: Scan, model: str, matched: Matched, reference: Masks) -> None:
         self.voxels[scan.case] = min(matched.spacing_mm)
-        for row in measure(matched, 0, 1, self.how):
+        judged = []
+        for label, structure in matched.structures.items():
+            if self._is_contoured(label, structure, matched, reference):
+                judged.append(label)
+                continue
+            key, name = alike(structure.name), printable(structure.name)
+            self.uncontoured.append((scan, model, key, self.names.setdefault(key, name)))
+            said = f"{name}: the reference has none, taken as not contoured: no score (--absent empty makes it 0)."
+            self.warnings.append((scan.case, said))
+        for row in measure(matched, 0, 1, self.how, judged):
             key = alike(row["name"])
             about = {"case": scan.case, "animal": scan.animal, "model": model, "structure": key}
             self.rows.append({**about, **row, "name": self.names.setdefault(key, row["name"])})
-        self.notes += [f"{scan.case}, {model}: {note}" for note in matched.notes]
-        self.warnings += [f"{scan.case}, {model}: {warning}" for warning in matched.warnings]
+        self.warnings += [(scan.case, text) for text in said_swapped(matched, 0, 1)]
+        self.notes += [(f"{scan.case}, {model}", note) for note in matched.notes]
+        self.warnings += [(f"{scan.case}, {model}", warning) for warning in matched.warnings]
+
+    def _is_contoured(self, label: int, structure: Structure, matched: Matched, reference: Masks) -> bool:
+        """Return whether a structure counts as contoured in the reference, with or without a voxel.
+
+        Every animal has a heart, a cord and lungs, so a reference with other structures alone left them out; a
+        segmentation lists what was contoured. Tumors may be none.
+        """
+        if label in matched.drawn[0] or self.absent is Absent.EMPTY:
+            return True
+        if self.absent is Absent.LEFT_OUT:
+            return False
+        nothing = reference.is_empty and not reference.declares
+        may_be_none = structure.key == "tumors" or not (structure.key in STRUCTURES or reference.declares)
+        return nothing or may_be_none
 
     def scored(self) -> list[Scored]:
         """Return the scores of all models in all scans, also of those that gave no answer or could not be read.
@@ -186,12 +225,26 @@ class _Evaluation:
             )
         found = []
         for row in self.rows:
-            about = (row["case"], row["animal"], row["model"], row["structure"], row["name"])
+            animal = row["animal"] if self.cohort.has_animals else ""
+            about = (row["case"], animal, row["model"], row["structure"], row["name"])
             scores = {name: row[name] for name in MEASURES}
             found.append(Scored(*about, OK, "", scores, row["undefined"], self.voxels[row["case"]]))
+        for scan, model, key, name in self.uncontoured:
+            animal = scan.animal if self.cohort.has_animals else ""
+            found.append(
+                Scored(scan.case, animal, model, key, name, MISSING, "not contoured in the reference")
+            )
         for scan, model, status, reason in self._unanswered():
             found += [
-                Scored(scan.case, scan.animal, model, key, name, status, reason)
+                Scored(
+                    scan.case,
+                    scan.animal if self.cohort.has_animals else "",
+                    model,
+                    key,
+                    name,
+                    status,
+                    reason,
+                )
                 for key, name in self.names.items()
             ]
         return found
@@ -268,18 +321,18 @@ def _said_untested(cohort: Manifest, base: str | None) -> list[str]:
         return ["Without --base no model is tested against another."] if len(cohort.readers) > 1 else []
     if cohort.has_animals:
         return []
-    return ["The table has no column animal: every scan counts as an animal of its own."]
+    return [
+        "The table has no column animal: nothing is tested over animals, and scans are taken as independent."
+    ]
 
 
 def _said_too_few(table: ModelTable) -> list[str]:
     few = [cell for cell in table.cells if cell["animals"] and not cell["animals"]["can_be_significant"]]
     if not few:
         return []
-    animals = max(cell["animals"]["n"] for cell in few)
-    lowest = p_value(2 / 2**animals) if animals else DASH
+    most = max(cell["animals"]["n_used"] for cell in few)
     return [
-        f"{len(few)} test(s) over animals cannot reach p < {table.alpha:g}, whatever the scores: {animals} animals "
-        f"allow no p below {lowest}."
+        f"{len(few)} test(s) over animals cannot reach p < {table.alpha:g}: at most {most} animal(s) differ there."
     ]
 
 

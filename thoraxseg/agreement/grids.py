@@ -27,6 +27,12 @@ def on_grid(labels: np.ndarray, one: Masks, first: Masks, resample: bool) -> tup
         reason = f"lies up to {apart:.3g} voxels away from it (spacing, origin or direction differ)"
     else:
         reason = f"has {_sizes(turned.shape)} voxels (k, j, i), not {_sizes(shape)}"
+    if not resample and _is_one_lattice(first.ijk_to_ras, matrix, shape):
+        raise InputError(
+            f"{one.path}: expected the grid of {first.path.name}, but it covers another part of the same grid "
+            f"({_sizes(turned.shape)} voxels, not {_sizes(shape)}), as a cropped segmentation does. --resample "
+            "puts it in its place, voxel for voxel; what lies outside the first file's grid is lost, and counted."
+        )
     if not resample:
         raise InputError(
             f"{one.path}: expected the grid of {first.path.name}, but it {reason}. Take masks that were drawn on one "
@@ -63,6 +69,14 @@ def resample_nearest(
         result[k][inside] = labels[old_k, j, i]
         outside += int(inside.size - np.count_nonzero(inside))
     return result, outside / result.size
+
+
+def _is_one_lattice(one: np.ndarray, other: np.ndarray, shape: tuple[int, int, int]) -> bool:
+    """Return whether the voxels of another grid lie exactly on those of the first, but for its extent."""
+    moved = np.linalg.solve(one, other)
+    shift = moved[:3, 3] - np.round(moved[:3, 3])
+    turned = np.abs(moved[:3, :3] - np.eye(3)).max() * max(shape)
+    return bool(np.abs(shift).max() <= MAX_GRIDS_APART and turned <= MAX_GRIDS_APART)
 
 
 def _sizes(shape: tuple[int, ...]) -> str:

@@ -73,6 +73,8 @@ class Masks:
     """Whether the file itself lists its structures, so that one without a voxel was meant to be empty."""
     sha256: str
     notes: tuple[str, ...] = ()
+    unnamed: tuple[int, ...] = ()
+    """The values that --labels does not name; they were left out."""
     is_assumed: bool = False
     """Whether its grid, and so which side is right, was assumed and not stated by the file."""
 
@@ -119,11 +121,13 @@ def read_masks(path: Path, role: str, reading: Reading) -> Masks:
     names = own if own is not None else reading.names.get("")
     notes = found.notes
     labels = found.array
+    silent: list[int] = []
     if names is None:
         structures = {value: unnamed(value) for value in values}
     else:
         structures = {value: named(name, value) for value, name in names.items()}
-        if silent := [value for value in values if value not in names]:
+        silent = [value for value in values if value not in names]
+        if silent:
             voxels = int(np.isin(labels, silent).sum())
             which = ", ".join(map(str, silent))
             notes += (
@@ -140,6 +144,7 @@ def read_masks(path: Path, role: str, reading: Reading) -> Masks:
         declares=False,
         sha256=hash_input(path),
         notes=tuple(notes),
+        unnamed=tuple(silent),
         is_assumed=found.geometry_assumed,
     )
 

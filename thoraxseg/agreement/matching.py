@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from math import prod
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from thoraxseg.agreement.masks import Masks, Reading, present, unnamed
 from thoraxseg.checkpoints.structures import named, other
 from thoraxseg.errors import InputError
 from thoraxseg.segmentation import STRUCTURES, Structure
-from thoraxseg.volume import spacing_mm, voxel_volume_mm3
+from thoraxseg.volume import nominal_spacing_mm, spacing_mm, voxel_volume_mm3
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,13 +38,14 @@ class Matched:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Voxel spacing in mm along (k, j, i)."""
-        return spacing_mm(self.ijk_to_ras)
+        """Voxel spacing in mm along (k, j, i), without the noise of a file format."""
+        return nominal_spacing_mm(self.ijk_to_ras)
 
     @property
     def voxel_mm3(self) -> float:
-        """Volume of one voxel in mm3."""
-        return voxel_volume_mm3(self.ijk_to_ras)
+        """Volume of one voxel in mm3, without the noise of a file format."""
+        noise = prod(self.spacing_mm) / prod(spacing_mm(self.ijk_to_ras))
+        return voxel_volume_mm3(self.ijk_to_ras) * noise
 
 
 def alike(name: str) -> str:
@@ -66,9 +68,11 @@ def match(masks: Sequence[Masks], reading: Reading) -> Matched:
     """
     notes = [note for one in masks for note in one.notes]
     warnings = _copies(masks)
+    _check_names(masks)
     by_name = all(one.is_named or one.is_empty for one in masks) and any(one.is_named for one in masks)
     found = [_keyed(one) for one in masks] if by_name else _by_value(masks, warnings)
     warnings += _unknown_parts(found, reading.merge)
+    warnings += _halves(masks, found, reading.merge)
     found = [_merged(keyed, reading.merge) for keyed in found]
     _check_common(masks, found)
     label_of, structures = _numbered(found, reading)
@@ -82,6 +86,12 @@ def match(masks: Sequence[Masks], reading: Reading) -> Matched:
         maps.append(labels)
         declared = set(table.values()) if one.declares else set()
         drawn.append(frozenset(declared.union(present(labels))))
+    warnings += said_whole_and_halves(structures)
+    warnings += [
+        f"{structure.name}: --labels names it, but no file has a voxel of it."
+        for label, structure in structures.items()
+        if any(one.is_named and not one.declares for one in masks) and not any(label in own for own in drawn)
+    ]
     return Matched(
         tuple(one.role for one in masks),
         tuple(maps),
@@ -92,6 +102,64 @@ def match(masks: Sequence[Masks], reading: Reading) -> Matched:
         tuple(dict.fromkeys(notes)),
         tuple(warnings),
     )
+
+
+def _check_names(masks: Sequence[Masks]) -> None:
+    """Refuse --labels that name nothing that is in any file: two empty masks would agree perfectly."""
+    left_out = sorted({value for one in masks for value in one.unnamed})
+    if left_out and all(one.is_empty for one in masks):
+        raise InputError(
+            f"{masks[0].path}: --labels names none of the labels that the files have "
+            f"({', '.join(map(str, left_out))}). Correct --labels."
+        )
+
+
+def _halves(masks: Sequence[Masks], found: Sequence[Keyed], merge: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a sentence for every file that has a part of a merged structure without another that others have."""
+    said = []
+    for name, parts in merge.items():
+        having = [
+            {part for part in parts if any(_is_called(part, value, one) for value, (_, one) in keyed.items())}
+            for keyed in found
+        ]
+        every = set().union(*having)
+        for one, own in zip(masks, having, strict=True):
+            if own and own != every:
+                lacking = ", ".join(part for part in parts if part in every - own)
+                said.append(f"{name}: {one.role} has no {lacking}, so it is only a part of it there.")
+    return said
+
+
+def said_whole_and_halves(structures: Mapping[int, Structure]) -> list[str]:
+    """Return a hint where some files have both lungs as one structure and others each lung."""
+    keys = {one.key for one in structures.values()}
+    if "lungs" not in keys or not keys & {"right_lung", "left_lung"}:
+        return []
+    return [
+        "Some files have the lungs as one structure, others right and left: --merge 'lungs=right lung+left lung' takes "
+        "them together."
+    ]
+
+
+def said_swapped(matched: Matched, reference: int, prediction: int) -> list[str]:
+    """Return a warning where the lungs of two masks agree better with right and left exchanged."""
+    sides = {one.key: label for label, one in matched.structures.items()}
+    if not {"right_lung", "left_lung"} <= sides.keys():
+        return []
+    one, other = (
+        [matched.maps[n] == sides[f"{side}_lung"] for side in ("right", "left")]
+        for n in (reference, prediction)
+    )
+    own, crossed = (
+        sum(int(np.count_nonzero(a & b)) for a, b in zip(one, turned, strict=True))
+        for turned in (other, other[::-1])
+    )
+    if crossed <= own:
+        return []
+    return [
+        f"{matched.roles[prediction]}: right and left look swapped. {crossed:,} voxels of a lung lie in the other lung "
+        f"of {matched.roles[reference]}, {own:,} in the same one. Check the sides before you use a number."
+    ]
 
 
 def _copies(masks: Sequence[Masks]) -> list[str]:
@@ -135,7 +203,7 @@ def _by_value(masks: Sequence[Masks], warnings: list[str]) -> list[Keyed]:
                 )
             names.setdefault(value, structure)
     if names:
-        silent = ", ".join(one.path.name for one in masks if not (one.is_named or one.is_empty))
+        silent = ", ".join(one.role for one in masks if not (one.is_named or one.is_empty))
         told = ", ".join(f"{value} = {one.name}" for value, one in sorted(names.items()))
         warnings.append(
             f"{silent} names no structures: matched by label value ({told}). Use --labels to say it otherwise."
@@ -179,15 +247,13 @@ def _check_common(masks: Sequence[Masks], found: Sequence[Keyed]) -> None:
         others = {key: name for n, keys in enumerate(own) if n != index for key, name in keys.items()}
         if own[index] and others and not own[index].keys() & others.keys():
             mine, theirs = next(iter(own[index].values())), next(iter(others.values()))
-            value = next(iter(found[index]))
+            silent = [(n, each) for n, each in enumerate(masks) if found[n] and not each.is_named]
+            names = [f"--labels '{each.role}:{next(iter(found[n]))}=NAME'" for n, each in silent]
             raise InputError(
                 f"{one.path}: has {', '.join(own[index].values())}, the others have {', '.join(others.values())}: "
                 "none in common. If two of them mean the same, say so: "
-                + (
-                    f"--merge '{theirs}={theirs}+{mine}'."
-                    if one.is_named
-                    else f"--labels '{one.role}:{value}=NAME', and the same for the others."
-                )
+                + (" ".join(names) if names else f"--merge '{theirs}={theirs}+{mine}'")
+                + "."
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from thoraxseg.errors import OptionError
 from thoraxseg.metrics import compare_labels
 from thoraxseg.report import printable
 
+DEFAULT_LESIONS = ("tumors",)
 AXES = {"k": 0, "j": 1, "i": 2}
 
 
@@ -24,7 +25,7 @@ class Measuring:
     """Of the surface Dice; None: the largest voxel spacing."""
     slice_axis: str = "k"
     """Axis of the file whose slices are scored one by one: k, j or i."""
-    lesions: Sequence[str] = ("tumors",)
+    lesions: Sequence[str] = DEFAULT_LESIONS
     """Names or labels of the structures whose parts are matched one by one."""
     empty_both: str = "one"
     """What two empty masks score: one (1) or undefined."""
@@ -32,6 +33,15 @@ class Measuring:
     def __post_init__(self) -> None:
         if self.tolerance_mm is not None and not 0 < self.tolerance_mm < math.inf:
             raise OptionError(f"--tolerance: expected a number of mm above 0, got {self.tolerance_mm}.")
+
+    def said_unknown(self, names: Iterable[str], labels: Iterable[int]) -> list[str]:
+        """Return a sentence for every structure asked for with --lesions that is not among those compared."""
+        known = {alike(name) for name in names} | set(map(str, labels))
+        return [
+            f"--lesions {name}: no structure of this name was compared."
+            for name in self.lesions
+            if name != DEFAULT_LESIONS[0] and name not in known and alike(name) not in known
+        ]
 
     def to_record(self) -> dict[str, Any]:
         """Return the options as they go into a record."""

@@ -61,6 +61,18 @@ def scan_sections(drawn: Drawn, rows: Sequence[Mapping[str, Any]]) -> list[Secti
     ]
 
 
+ALONE_COLUMNS = ("observer", "others", "dsc", "iou", "cigen", "cigen_without", "remarks")
+
+
+def alone_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the scores of each observer against the others for a spreadsheet."""
+    return [
+        {"structure": row["name"], **entry, "remarks": "; ".join(whys(entry["undefined"]))}
+        for row in rows
+        for entry in row["leave_one_out"]
+    ]
+
+
 def montage(drawn: Drawn) -> Picture:
     """Return the slices of a scan on which its observers differ most."""
     return disagreement_montage(

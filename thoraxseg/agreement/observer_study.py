@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,12 @@ from thoraxseg.agreement.manifest import Manifest, Scan, read_manifest
 from thoraxseg.agreement.masks import Reading
 from thoraxseg.agreement.matching import alike
 from thoraxseg.agreement.measuring import Measuring
-from thoraxseg.agreement.observer_pages import CIGEN_COLUMNS, cigen_row, pair_rows
+from thoraxseg.agreement.observer_pages import ALONE_COLUMNS, CIGEN_COLUMNS, alone_rows, cigen_row, pair_rows
 from thoraxseg.agreement.scan import Absent, Drawn, read_drawn
 from thoraxseg.agreement.scan_scores import OBSERVER_DEFINITIONS, PAIR_KEYS, add_models, scan_scores
 from thoraxseg.agreement.study_page import study_sections
-from thoraxseg.agreement.words import percent
-from thoraxseg.agreement.writing import Csv, Report, finished
+from thoraxseg.agreement.words import percent, some, whys
+from thoraxseg.agreement.writing import Csv, Report, collapsed, finished
 from thoraxseg.errors import InputError, OptionError
 from thoraxseg.files import safe_name
 from thoraxseg.metrics import summary
@@ -45,18 +45,31 @@ class Study:
         """The rules by which a consensus is made of every scan."""
         return rules_of(self.staple) if self.masks else ("majority",) if self.models else ()
 
-    def read(self, scan: Scan, progress: Progress = silent) -> Drawn:
-        """Return the masks of a scan; raises InputError where a file is missing or does not fit the others."""
-        every = (*self.people, *self.models)
+    def read(self, scan: Scan, progress: Progress = silent, without: Collection[str] = ()) -> Drawn:
+        """Return the masks of a scan but those of some models.
+
+        Raises InputError where a file is missing or does not fit the others.
+        """
+        every = [name for name in (*self.people, *self.models) if name not in without]
         files = {name: scan.file(name) for name in every if scan.files[name] is not None}
         there = [name for name in self.people if name in files]
         if len(there) < 2:
             raise InputError(f"{scan.where}: expected masks of two observers or more, got {len(there)}.")
         return read_drawn(scan.case, files, self.reading, self.absent, self.models, progress)
 
+    def unfit(self, scan: Scan) -> dict[str, str]:
+        """Return the models whose file is missing or does not fit the observers', and why."""
+        found = {}
+        for model in self.models:
+            try:
+                self.read(scan, without=[name for name in self.models if name != model])
+            except InputError as error:
+                found[model] = str(error)
+        return found
+
     def write(self, scan: Scan, folder: Path) -> None:
         """Write the consensus and the disagreement of a scan."""
-        write_consensus(self.read(scan), self.rules, folder, f"{safe_name(scan.case)}_")
+        write_consensus(self.read(scan, without=self.models), self.rules, folder, f"{safe_name(scan.case)}_")
 
     def to_record(self) -> dict[str, Any]:
         """Return the options as they go into a record."""
@@ -77,6 +90,8 @@ class Measured:
     rows: list[dict[str, Any]]
     notes: list[str]
     warnings: list[str]
+    unfit: dict[str, str]
+    """Models that could not be judged here, and why."""
 
     @property
     def lowest(self) -> float:
@@ -111,8 +126,15 @@ def observer_study(
     record = finished(
         {**OBSERVER_DEFINITIONS, "cigen_mean": "Mean of the CIgen over scans, with SD (ddof 1) and median."},
         study.to_record(),
-        [note for one in found for note in one.notes],
-        [text for one in found for text in one.warnings],
+        [
+            *(
+                []
+                if models
+                else ["Every column but case and animal counts as an observer; --model takes models out."]
+            ),
+            *collapsed((one.scan.case, note) for one in found for note in one.notes),
+        ],
+        collapsed((one.scan.case, text) for one in found for text in one.warnings),
         structures=rows,
         observer_names=[printable(name) for name in people],
         models=[printable(name) for name in models],
@@ -134,9 +156,10 @@ def observer_study(
         "observers",
         record,
         "Agreement between observers",
-        f"{len(people)} observers, {len(found)} scans of {len({one.scan.animal for one in found})} animals",
+        f"{len(people)} observers ({some(list(map(printable, people)))}), {len(found)} scans of "
+        f"{len({one.scan.animal for one in found})} animals",
         [(percent(row["cigen_mean"]), f"mean CIgen, {row['name']}") for row in rows[:6]],
-        lambda: study_sections(record, study.read(worst.scan)),
+        lambda: study_sections(record, study.read(worst.scan, without=models)),
         {
             "": Csv(
                 ["case", "animal", *CIGEN_COLUMNS],
@@ -146,9 +169,25 @@ def observer_study(
                 ["case", "animal", "structure", "a", "b", *PAIR_KEYS, "remarks"],
                 [{**case, **row} for case, own in about for row in pair_rows(own)],
             ),
+            "_without_each": Csv(
+                ["case", "animal", "structure", *ALONE_COLUMNS],
+                [{**case, **row} for case, own in about for row in alone_rows(own)],
+            ),
+            **({"_models": _models_csv(about)} if models else {}),
         },
         _writers(study, found) if masks else (),
     )
+
+
+def _models_csv(about: Sequence[tuple[dict[str, str], list[dict[str, Any]]]]) -> Csv:
+    """Return the scores of every model against the consensus, a row for every scan and structure."""
+    rows = [
+        {**case, "structure": row["name"], **entry, "remarks": "; ".join(whys(entry["undefined"]))}
+        for case, own in about
+        for row in own
+        for entry in row.get("models", ())
+    ]
+    return Csv(["case", "animal", "structure", "model", "cigen", "dsc", "msd_mm", "hd95_mm", "remarks"], rows)
 
 
 def _people(cohort: Manifest, models: Sequence[str]) -> tuple[str, ...]:
@@ -174,11 +213,15 @@ def _all_scans(
         span = part(progress, index / len(cohort.scans), (index + 1) / len(cohort.scans))
         try:
             found.append(_measured(study, scan, span))
+            failures += [
+                {"case": printable(scan.case), "model": printable(model), "reason": printable(reason)}
+                for model, reason in found[-1].unfit.items()
+            ]
         except InputError as error:
             failures.append({"case": printable(scan.case), "reason": printable(str(error))})
     if not found:
-        reasons = "; ".join(f"{one['case']}: {one['reason']}" for one in failures)
-        raise InputError(f"{cohort.path}: no scan could be measured. {reasons}")
+        reasons = collapsed((one["case"], one["reason"]) for one in failures)
+        raise InputError(f"{cohort.path}: no scan could be measured. {' '.join(reasons)}")
     # One structure has one name in all scans, whatever capitals they write it with.
     names: dict[str, str] = {}
     for one in found:
@@ -188,7 +231,14 @@ def _all_scans(
 
 
 def _measured(study: Study, scan: Scan, progress: Progress) -> Measured:
-    drawn = study.read(scan, part(progress, 0, 0.2))
+    unfit: dict[str, str] = {}
+    try:
+        drawn = study.read(scan, part(progress, 0, 0.2))
+    except InputError:
+        unfit = study.unfit(scan)
+        if len(unfit) in (0, len(study.models)):  # maybe an observer's fault: this raises if so
+            study.read(scan, without=study.models)
+        drawn = study.read(scan, part(progress, 0, 0.2), unfit)
     rows = scan_scores(drawn, study.how, part(progress, 0.2, 1))
     notes = list(drawn.matched.notes)
     for rule in study.rules:
@@ -197,14 +247,15 @@ def _measured(study: Study, scan: Scan, progress: Progress) -> Measured:
         if study.models and rule == "majority":
             add_models(rows, drawn, consensus, study.how)
     if without := [name for name in (*study.people, *study.models) if scan.files[name] is None]:
-        notes.append(f"no masks of {', '.join(without)}; left out there.")
+        notes.append(f"No masks of {', '.join(without)}; left out there.")
     warnings = [*drawn.matched.warnings, *drawn.decided]
     return Measured(
         scan,
         drawn.without_maps(),
         rows,
-        [f"{scan.case}: {note}" for note in notes],
-        [f"{scan.case}: {text}" for text in warnings],
+        notes,
+        warnings,
+        unfit,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from thoraxseg.agreement.masks import Masks, Reading, read_masks
-from thoraxseg.agreement.matching import Matched, match
+from thoraxseg.agreement.matching import Matched, match, said_swapped
 from thoraxseg.progress import Progress, silent
 from thoraxseg.report import printable
 
@@ -75,6 +75,7 @@ def read_drawn(
     matched = match(masks, reading)
     people = tuple(n for n, name in enumerate(files) if name not in models)
     contoured, decided = _contoured(matched, masks, people, absent)
+    decided += [text for n in range(1, len(masks)) for text in said_swapped(matched, 0, n)]
     inputs = tuple(one.to_record() for one in masks)
     return Drawn(case, matched, people, tuple(contoured), inputs, tuple(decided))
 

@@ -34,7 +34,8 @@ OBSERVER_DEFINITIONS = {
     "models": "Each model against the consensus (strict majority) of the observers; cigen is then the Jaccard index. "
     "Not commensurable with the agreement between observers: a consensus has no observer's variance, and that of two "
     "observers, their intersection, is small.",
-    "disagreement": "Share of the pairs of observers whose labels differ at a voxel, 0 to 1.",
+    "disagreement": "Share of the pairs of observers whose labels differ at a voxel, 0 to 1. A pair in which one "
+    "drew there what the other did not contour at all does not count.",
     **{key: DEFINITIONS[key] for key in ("dsc", "iou", "msd_mm", "hd95_mm", "hd_mm", "nsd")},
 }
 
@@ -48,7 +49,9 @@ def scan_scores(drawn: Drawn, how: Measuring, progress: Progress = silent) -> li
     rows = []
     for label, structure in matched.structures.items():
         one, who = found[label], drawn.who(label)
-        voxels = {"majority": one.majority_voxels, "all": one.all_voxels}
+        voxels: dict[str, int | None] = {"majority": one.majority_voxels, "all": one.all_voxels}
+        if one.observers < 2:
+            voxels = dict.fromkeys(voxels)
         row = {
             "name": printable(structure.name),
             "label": label,
@@ -56,7 +59,9 @@ def scan_scores(drawn: Drawn, how: Measuring, progress: Progress = silent) -> li
             "cigen": None if np.isnan(one.cigen) else one.cigen,
             "pairs": pairs[label],
             "consensus_voxels": voxels,
-            "consensus_mm3": {rule: count * matched.voxel_mm3 for rule, count in voxels.items()},
+            "consensus_mm3": {
+                rule: None if count is None else count * matched.voxel_mm3 for rule, count in voxels.items()
+            },
             "observer_names": [printable(matched.roles[n]) for n in who],
             "volumes_mm3": [int(np.count_nonzero(matched.maps[n] == label)) * matched.voxel_mm3 for n in who],
             "leave_one_out": [
@@ -64,7 +69,7 @@ def scan_scores(drawn: Drawn, how: Measuring, progress: Progress = silent) -> li
                 for entry in alone
                 if entry["label"] == label
             ],
-            "undefined": {} if not np.isnan(one.cigen) else {"cigen": _why_no_cigen(one)},
+            "undefined": _undefined(one),
         }
         rows.append(row)
     return rows
@@ -110,6 +115,14 @@ def _pair(matched: Matched, a: int, b: int, row: Mapping[str, Any]) -> dict[str,
     undefined = {key: why for key, why in row["undefined"].items() if key in PAIR_KEYS}
     roles = {"a": printable(matched.roles[a]), "b": printable(matched.roles[b])}
     return {**roles, **{key: named[key] for key in PAIR_KEYS}, "undefined": undefined}
+
+
+def _undefined(one: Conformity) -> dict[str, str]:
+    """Return why numbers of a structure are missing, by key."""
+    found = {"cigen": _why_no_cigen(one)} if np.isnan(one.cigen) else {}
+    if one.observers < 2:
+        found["consensus"] = f"{one.observers} observer(s) contoured it: there is nothing to agree on"
+    return found
 
 
 def _why_no_cigen(one: Conformity) -> str:

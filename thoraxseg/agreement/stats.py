@@ -20,7 +20,7 @@ from thoraxseg.files import sha256_file
 from thoraxseg.metrics import benjamini_hochberg, compare_paired, holm
 from thoraxseg.progress import Progress, silent
 from thoraxseg.report import printable
-from thoraxseg.tables import Row, Table, number, read_table
+from thoraxseg.tables import Row, Table, read_table
 
 DEFINITIONS = {
     "n": "Pairs of numbers: scans with a number in both columns.",
@@ -36,8 +36,9 @@ DEFINITIONS = {
     "statistic": "The smaller of the two rank sums (SciPy's); w_plus is R's V.",
     "smallest_possible_p": "The smallest p that so many differing pairs can give, 2 / 2^n_used.",
     "mean_a, sd_a, median_a": "Over the n pairs, SD with ddof 1; the same for b.",
-    "effect": "Hodges-Lehmann estimate of the shift a - b: the median of all pairwise means of differences, with its "
-    "interval (effect_low, effect_high) at the confidence effect_confidence.",
+    "effect": "Hodges-Lehmann estimate of the shift a - b: the median of all pairwise means of differences (zeros "
+    "among them), with its interval (effect_low, effect_high) at the confidence effect_confidence, that of differences "
+    "without ties.",
     "rank_biserial": "Matched-pairs rank-biserial correlation, (w_plus - w_minus) / (w_plus + w_minus), -1 to 1.",
     "per_animal": "The same over animals: differences are those of an animal's means over its complete pairs. Scans of "
     "one animal are not independent, so this is the level to claim at.",
@@ -89,7 +90,12 @@ def stats(
         record,
         "Paired comparison",
         f"{printable(table.path.name)}: {', '.join(map(printable, names))} against {printable(base)}",
-        [(p_value(one["p"]), f"p, {one['name_a']} against {one['name_b']}") for one in found[:6]],
+        [
+            (p_value(level["p"]), f"p over {words}, {one['name_a']} against {one['name_b']}")
+            for one in found[:3]
+            for level, words in ((one, "scans"), (one["per_animal"], "animals"))
+            if level
+        ],
         partial(stats_sections, found, values, scans),
         {"": Csv(_CSV, [row for one in found for row in _csv_rows(one)])},
     )
@@ -122,7 +128,8 @@ def _columns(table: Table, a: Sequence[str], b: str | None) -> tuple[tuple[str, 
     if len(set(names)) < len(names) or base in names:
         raise OptionError(f"stats: expected different columns to compare, got {', '.join((*names, base))}.")
     if missing := [name for name in (*names, base) if name not in numbers]:
-        raise OptionError(
+        wrong = OptionError if a or b else InputError  # what was asked for, or what the table lacks
+        raise wrong(
             f"{table.path}: expected the columns scan, a, b; {', '.join(missing)} is missing. Its columns are "
             f"{', '.join(table.columns)}: choose two with --a and --b."
         )
@@ -153,7 +160,7 @@ def _value(table: Table, row: Row, name: str) -> float | str | None:
         return None
     if text.lower() in FAILED_WORDS:
         return FAILED
-    return number(text, f"{table.where(row)}, {name}")
+    return table.number(row, name)
 
 
 def _filled(cells: Sequence[float | str | None], failed_as: float | None) -> list[float | None]:

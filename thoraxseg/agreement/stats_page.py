@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from thoraxseg.agreement.words import DASH, PLUS_MINUS, p_value, rounded, whys
+from thoraxseg.agreement.words import DASH, PLUS_MINUS, decimals_of, fixed, mean_and_sd, p_value, whys
 from thoraxseg.metrics import bland_altman
 from thoraxseg.report import DataTable, Picture, Section
 from thoraxseg.report.plots import bland_altman_plot, paired_plot
@@ -32,9 +32,9 @@ def _scores_table(found: Sequence[Mapping[str, Any]]) -> DataTable:
                 one["name_a"],
                 str(one["n"]),
                 _mean(one, "a"),
-                rounded(one["median_a"]) + "*" * one["significant"],
+                fixed(one["median_a"], _decimals(one)) + "*" * one["significant"],
             ),
-            *(one["name_b"], _mean(one, "b"), rounded(one["median_b"])),
+            *(one["name_b"], _mean(one, "b"), fixed(one["median_b"], _decimals(one))),
         ]
         for one in found
     ]
@@ -91,16 +91,21 @@ def _pictures(
 
 def _test_cells(level: Mapping[str, Any]) -> list[str]:
     ps = [p_value(level.get(key)) for key in ("p", "p_holm", "p_bh")]
-    effect = [_effect(level), rounded(level["rank_biserial"], 2)]
+    effect = [_effect(level), fixed(level["rank_biserial"], 2)]
     return [f"{level['n']} ({level['n_used']})", *ps, *effect, level["method"]]
 
 
 def _mean(one: Mapping[str, Any], side: str) -> str:
-    return f"{rounded(one[f'mean_{side}'])} {PLUS_MINUS} {rounded(one[f'sd_{side}'])}"
+    return mean_and_sd(one[f"mean_{side}"], one[f"sd_{side}"], _decimals(one))
+
+
+def _decimals(one: Mapping[str, Any]) -> int:
+    return decimals_of(one["mean_a"], one["mean_b"])
 
 
 def _effect(level: Mapping[str, Any]) -> str:
     if level["effect"] is None:
         return DASH
-    low, high = (rounded(level[key]) for key in ("effect_low", "effect_high"))
-    return f"{rounded(level['effect'])} [{low}, {high}]"
+    decimals = max(_decimals(level), decimals_of(level["effect"]) - 1)
+    effect, low, high = (fixed(level[key], decimals) for key in ("effect", "effect_low", "effect_high"))
+    return f"{effect} [{low}, {high}]"

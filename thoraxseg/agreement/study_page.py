@@ -33,22 +33,34 @@ def study_sections(record: Mapping[str, Any], worst: Drawn) -> list[Section]:
         Section("Where they disagree", [f"Scan {printable(worst.case)}."], pictures=[montage(worst)]),
     ]
     if failures := record["failures"]:
-        cells = [[one["case"], one["reason"]] for one in failures]
-        sections.append(
-            Section("Not measured", tables=[DataTable("Scans that failed", ["Case", "Why"], cells)])
-        )
+        cells = [[one["case"], one.get("model", "the scan"), one["reason"]] for one in failures]
+        table = DataTable("What failed", ["Case", "What", "Why"], cells)
+        sections.append(Section("Not measured", tables=[table]))
     return sections
 
 
 def _overview(record: Mapping[str, Any]) -> DataTable:
     rows, models = record["structures"], record["models"]
-    columns = ["Structure", "Scans", "Observers, %", *(f"{name}, %" for name in models)]
+    columns = ["Structure", "Scans", "n", "Observers, %", *(f"{name}, %" for name in models)]
     cells = [
-        [row["name"], str(row["cigen_n"]), *(_percent(one) for one in (row, *row["models"].values()))]
+        [
+            row["name"],
+            str(row["cigen_n"]),
+            str(row["observers"]),
+            *(_percent(one) for one in (row, *row["models"].values())),
+        ]
         for row in rows
     ]
-    notes = ["CIgen, mean \N{PLUS-MINUS SIGN} SD over scans (ddof 1)."]
+    notes = [
+        "CIgen, mean \N{PLUS-MINUS SIGN} SD over scans (ddof 1). n: observers who contoured it, at most."
+    ]
     notes += [MODELS_CAUTION] if models else []
+    two = [row["name"] for row in rows if row["observers"] == 2]
+    if models and two:
+        notes.append(
+            f"{', '.join(two)}: the consensus of two observers is what both marked, and so small; models that mark "
+            "more are judged low by it."
+        )
     notes += [
         f"{row['name']}: {row['cigen_n_undefined']} of {row['scans']} scans have no CIgen; left out (see the CSV)."
         for row in rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -17,9 +18,10 @@ def fixed(value: float | None, decimals: int) -> str:
     return DASH if value is None else f"{value:,.{decimals}f}"
 
 
-def rounded(value: float | None, digits: int = 4) -> str:
-    """Return a number of any size with so many significant digits."""
-    return DASH if value is None else f"{value:.{digits}g}"
+def decimals_of(*values: float | None) -> int:
+    """Return how many decimals show the largest of some numbers with four significant digits, for all of them."""
+    largest = max((abs(value) for value in values if value), default=1.0)
+    return min(max(3 - math.floor(math.log10(largest)), 0), 9)
 
 
 def percent(value: float | None) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from thoraxseg import RESEARCH_USE
+from thoraxseg.agreement.words import some
 from thoraxseg.errors import OutputError
 from thoraxseg.files import check_writable, publish_together
 from thoraxseg.report import DataTable, Picture, Section, printable, render_report, versions
@@ -80,6 +81,17 @@ def finished(
     }
 
 
+def collapsed(said: Iterable[tuple[str, str]]) -> list[str]:
+    """Return sentences with where they hold; one that holds in several places stands once, with their number."""
+    places: dict[str, list[str]] = {}
+    for where, what in said:
+        places.setdefault(what, []).append(where)
+    return [
+        f"{where[0]}: {what}" if len(where) == 1 else f"{what} ({len(where)} times: {some(where)})"
+        for what, where in places.items()
+    ]
+
+
 def check_output(folder: Path, stem: str) -> None:
     """Raise OutputError before the work starts where `write` would after it; leaves no folder behind."""
     folder = Path(folder)
@@ -119,9 +131,9 @@ def write(report: Report, folder: Path) -> list[Path]:
     with publish_together(folder, marker=marker) as scratch:
         for suffix, table in report.tables.items():
             write_csv(scratch / f"{report.stem}{suffix}.csv", table.columns, table.rows)
-        for picture in _pictures(report):
-            (scratch / f"{report.stem}_{picture.name}.png").write_bytes(picture.png)
-            (scratch / f"{report.stem}_{picture.name}.svg").write_bytes(picture.svg)
+        for name, picture in _pictures(report).items():
+            (scratch / f"{report.stem}_{name}.png").write_bytes(picture.png)
+            (scratch / f"{report.stem}_{name}.svg").write_bytes(picture.svg)
         for writer in report.volumes:
             writer(scratch)
         (scratch / f"{report.stem}.html").write_text(page(report), encoding="utf-8")
@@ -153,8 +165,16 @@ def page(report: Report) -> str:
     )
 
 
-def _pictures(report: Report) -> list[Picture]:
-    return [picture for section in report.sections for picture in section.pictures]
+def _pictures(report: Report) -> dict[str, Picture]:
+    """Return all figures by name; names that are alike once letters beyond ASCII are gone get numbers."""
+    found: dict[str, Picture] = {}
+    for picture in (picture for section in report.sections for picture in section.pictures):
+        name, number = picture.name, 1
+        while name in found:
+            number += 1
+            name = f"{picture.name}_{number}"
+        found[name] = picture
+    return found
 
 
 def _said(value: Any) -> str:

@@ -20,6 +20,7 @@ _ORGANS = {
     frozenset({"heart"}): "heart",
     frozenset({"spinal", "cord"}): "spinal_cord",
     frozenset({"spinalcord"}): "spinal_cord",
+    frozenset({"cord"}): "spinal_cord",
     frozenset({"right", "lung"}): "right_lung",
     frozenset({"left", "lung"}): "left_lung",
     frozenset({"lung"}): "lungs",

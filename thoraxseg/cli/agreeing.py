@@ -37,6 +37,16 @@ MOST_LINES, MOST_REASONS = 12, 5
 """Remarks and reasons that a terminal shows; the files hold all."""
 
 
+absent_flag = click.option(
+    "--absent",
+    type=click.Choice(["auto", "empty", "left-out"]),
+    default="auto",
+    show_default=True,
+    help="What it means that a reference or an observer has no voxel of a structure. auto: nothing was found where the "
+    "file is empty or the structure is tumors, else it was not contoured, and it is left out there.",
+)
+
+
 def reading_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Add the flags that say how mask files are understood, and hand the command one `reading`."""
 
@@ -111,9 +121,9 @@ def measuring_flags(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(
         tolerance: float | None, slice_axis: str, lesions: tuple[str, ...], empty_both: str, **kwargs: Any
     ) -> None:
-        from thoraxseg.agreement.measuring import Measuring
+        from thoraxseg.agreement.measuring import DEFAULT_LESIONS, Measuring
 
-        command(how=Measuring(tolerance, slice_axis, lesions or ("tumors",), empty_both), **kwargs)
+        command(how=Measuring(tolerance, slice_axis, lesions or DEFAULT_LESIONS, empty_both), **kwargs)
 
     return wrapped
 
@@ -213,15 +223,7 @@ def compare(
     type=Text(),
     help="Column of a table that holds a model's masks: judged against the observers' consensus.",
 )
-@click.option(
-    "--absent",
-    type=click.Choice(["auto", "empty", "left-out"]),
-    default="auto",
-    show_default=True,
-    help="What it means that an observer's file has no voxel of a structure. auto: nothing was found where the file is "
-    "empty, lists it as an empty segment, or is a label map and the structure is tumors; else it was not contoured and "
-    "the observer is left out for it.",
-)
+@absent_flag
 @click.option("--staple", is_flag=True, help="Write the consensus by STAPLE, too.")
 @click.option(
     "--write-masks", is_flag=True, help="With a table: write consensus and disagreement of every scan."
@@ -288,6 +290,7 @@ def observers(
     type=Text(),
     help="Measure of the table, such as dsc, iou, msd_mm, hd95_mm, nsd.  [default: dsc, msd_mm, hd95_mm]",
 )
+@absent_flag
 @alpha_flag
 @reading_flags
 @measuring_flags
@@ -299,6 +302,7 @@ def evaluate(
     base: str | None,
     measures: tuple[str, ...],
     alpha: float,
+    absent: str,
     reading: Any,
     how: Any,
     as_json: bool,
@@ -315,12 +319,16 @@ def evaluate(
     """  # noqa: D301 - click wants the control character
     from thoraxseg.agreement.cohort import HEADLINE
     from thoraxseg.agreement.evaluate import evaluate as evaluated
+    from thoraxseg.agreement.scan import Absent
 
+    of_absent = Absent(absent)
     hand_out(
         "evaluate",
         output,
         as_json,
-        lambda progress: evaluated(manifest, base, measures or HEADLINE, alpha, reading, how, progress),
+        lambda progress: evaluated(
+            manifest, base, measures or HEADLINE, alpha, reading, how, of_absent, progress
+        ),
     )
 
 

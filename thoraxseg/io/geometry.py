@@ -95,7 +95,7 @@ def place(
         found = f"a spacing of {words(stated)} but not which way its axes run" if stated else "no geometry"
         raise InputError(
             f"{name}: expected spacing and orientation, but the file states {found}. Pass --spacing "
-            "slice,row,column in mm, or choose a checkpoint whose card describes such stacks."
+            "slice,row,column in mm (to contour, a checkpoint whose card describes such stacks will do)."
         )
     supplied = tuple(float(s) for s in stack_geometry.spacing_mm)
     codes, reason = stack_geometry.axis_codes, stack_geometry.reason

@@ -112,6 +112,11 @@ def read(path: Path, limit: int, allow_detached: bool) -> RawImage:
                 f"{dimension}, "
                 f"sizes {sizes} and {'no' if directions is None else len(directions)} directions."
             )
+        if "Segment0_ID" in header.keys and len(sizes) == 4:
+            raise InputError(
+                f"{name}: expected segments that do not overlap, in one layer, got {sizes[0]} layers. In 3D Slicer, "
+                "let no segments overlap (Segment Editor, Masking) and save again, or export each as a label map."
+            )
         spatial = _spatial_axes(header, sizes, directions, notes)
         if detached is None:
             array = _read_voxels(file, header, sizes, limit)

@@ -261,7 +261,8 @@ def _notes(present: dict[int, list[int]], contested: int, tied: int, rule: str) 
         measure = "probability" if rule == "staple" else "share of its observers"
         notes.append(
             f"{contested} voxels were claimed by more than one structure; each went to the one with the larger "
-            f"{measure}, {tied} at equal values to the lower label"
+            + measure
+            + (f", {tied} at equal values to the lower label" if tied else "")
         )
     return notes
 

@@ -245,7 +245,8 @@ def _why(key: str, found: dict) -> str:
     if found["n"] > WALSH_UP_TO:
         return f"more than {WALSH_UP_TO} pairs"
     needed = math.ceil(1 - math.log2(found["alpha"]))
-    return f"{found['n']} pairs are too few for a confidence of {100 * (1 - found['alpha']):g} %; {needed} are needed"
+    pairs = f"{found['n']} pairs are" if found["n"] > 1 else "one pair is"
+    return f"{pairs} too few for a confidence of {100 * (1 - found['alpha']):g} %; {needed} are needed"
 
 
 def _numbers(values: Sequence[float | None]) -> np.ndarray:

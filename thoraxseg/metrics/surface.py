@@ -19,7 +19,6 @@ import numpy as np
 from thoraxseg.errors import InputError, OptionError
 from thoraxseg.metrics.overlap import NAN
 from thoraxseg.metrics.regions import Box, bounding_boxes
-from thoraxseg.volume import ROUNDING
 
 if TYPE_CHECKING:
     from scipy.spatial import cKDTree
@@ -30,6 +29,9 @@ NEAR = 16
 """Distance in voxels up to which the tree is quick wherever the voxels lie."""
 VOXELS_PER_FAR_POINT = 5000
 """A point farther than that costs the tree 0.05 to 2 ms, a voxel of a transformed slice about 100 ns: in between."""
+
+SPACING_NOISE = 1e-6
+"""Relative error of a spacing that a file holds in 32 bits, with room."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,14 +96,14 @@ class SurfaceDistances:
     def nsd(self, tolerance_mm: float) -> float:
         """Return the share of both surfaces' voxels that lie within `tolerance_mm` of the other surface, 0 to 1.
 
-        A distance of exactly the tolerance is within it, also where the last bits of spacing say otherwise (a
-        relative 1e-9). Source: normalized surface Dice, Nikolov et al. 2021, counted in surface voxels as MONAI
-        does. Raises OptionError for a tolerance that is negative or not a number.
+        A distance of exactly the tolerance is within it, also where the last digits of spacing say otherwise (a
+        relative 1e-6: files may hold spacing in 32 bits). Source: normalized surface Dice, Nikolov et al. 2021,
+        counted in surface voxels as MONAI does. Raises OptionError for a tolerance that is negative or not a number.
         """
         check_tolerance(tolerance_mm)
         if self._undefined:
             return NAN
-        limit = tolerance_mm * (1 + ROUNDING)
+        limit = tolerance_mm * (1 + SPACING_NOISE)
         within = sum(
             int(np.count_nonzero(found <= limit)) for found in (self.to_prediction, self.to_reference)
         )

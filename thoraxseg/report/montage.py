@@ -65,7 +65,10 @@ def disagreement_montage(
     maps = [reorient(one, ijk_to_ras, CORONAL)[0] for one in label_maps]
     marks = np.zeros(maps[0].shape, np.uint16)
     for one in maps:
-        marks += np.isin(one, list(structures))
+        marked = np.zeros(one.shape, bool)
+        for label in structures:  # np.isin would make copies of the whole volume in wider types
+            marked |= one == label
+        marks += marked
     below, matrix = reorient(label_maps[0] if image is None else image, ijk_to_ras, CORONAL)
     heat = None if disagreement is None else reorient(disagreement, ijk_to_ras, CORONAL)[0]
     doubt = _unlike(maps) if heat is None else heat

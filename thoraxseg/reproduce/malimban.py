@@ -26,7 +26,7 @@ from thoraxseg.reproduce.protocol import Found, Work, mean_cell, scores_of
 from thoraxseg.reproduce.published import read_paper
 from thoraxseg.reproduce.running import Model, check_names, look_at, over_scans
 from thoraxseg.segmentation import neighborhood
-from thoraxseg.volume import Volume
+from thoraxseg.volume import Volume, nominal_spacing_mm
 
 BASE = "3d_fullres"
 OBSERVERS = "Interobserver variability"
@@ -133,28 +133,29 @@ def _scored(
     look = look_at(volume, model, predictor, options, STRUCTURES, progress)
     work.log.add(model, scan, look)
     truth, contoured = contours["1"]
+    spacing = nominal_spacing_mm(volume.ijk_to_ras)
     names = {
         label: name
         for label, name in ORGANS.items()
         if label in contoured and STRUCTURES[label] in model.keys
     }
-    organs = compare_labels(truth, look.labels, names, volume.spacing_mm)
+    organs = compare_labels(truth, look.labels, names, spacing)
     kept = largest_components(look.labels, names)
     changed = {
         label: name for label, name in names.items() if np.any((kept == label) != (look.labels == label))
     }
-    again = compare_labels(truth, kept, changed, volume.spacing_mm) if changed else {}
+    again = compare_labels(truth, kept, changed, spacing) if changed else {}
     merged = {observer: merge(*one) for observer, one in contours.items()}
     mine, finds = merge(look.labels, {label for label, key in STRUCTURES.items() if key in model.keys})
     lungs = None
     if scan.group == SETS[1] and 3 in merged["1"][1] and 3 in finds:
-        lungs = compare_labels(merged["1"][0], mine, {3: MERGED[3]}, volume.spacing_mm)[3]
+        lungs = compare_labels(merged["1"][0], mine, {3: MERGED[3]}, spacing)[3]
     conformity = {}
     for label in finds & {*MERGED}:
         masks = [labels == label for labels, has in merged.values() if label in has]
         if len(masks) > 1:
             conformity[label] = _defined(cigen([mine == label, majority(masks)]))
-    return _Scores(organs, organs | again, lungs, conformity, look.seconds, volume.spacing_mm)
+    return _Scores(organs, organs | again, lungs, conformity, look.seconds, spacing)
 
 
 def _contours(scan: Scan, volume: Volume, work: Work) -> dict[str, tuple[np.ndarray, set[int]]]:
