@@ -143,6 +143,7 @@ def test_a_record_without_times_is_refused(main, a_file, tmp_path, text):
         (("look",), 2, "seconds it took"),
         (("accept", "--seconds", "5"), 2, "takes no seconds"),
         (("look", "--seconds", "nan"), 2, "0 or more"),
+        (("manual", "--seconds", "2400000"), 2, "24 hours"),
         (("look", "--seconds", "5", "--structure", "heart"), 2, "edit or manual only"),
         (("look", "--seconds", "5", "--inference", "5"), 2, "only a run"),
         (("run", "--record", "none.json"), 3, "cannot be read"),
@@ -153,6 +154,44 @@ def test_an_entry_that_makes_no_sense_is_one_sentence(main, a_file, words, statu
     result = main("log", a_file, words[0], "--animal", "M7", "--operator", "Ann", *words[1:])
     assert said in one_error(result, status)
     assert times(open_study(a_file)) == []
+
+
+def test_a_rejected_scan_that_was_then_contoured_by_hand_stays_rejected_in_the_table(main, a_review):
+    for words in (
+        ("run", "--seconds", 40),
+        ("look", "--seconds", 60),
+        ("reject",),
+        ("manual", "--seconds", 2400),
+    ):
+        assert main("log", a_review, words[0], "--animal", "B", "--operator", "Ann", *words[1:])[0] == 0
+    text = main("time", a_review)[1]
+    row = next(line for line in text.splitlines() if line.startswith(" B,"))
+    assert " ".join(row.split()) == "B, 1 Ann rejected 0:40 1:00 - 40:00 - 98.3 % -4.2 %"
+    assert "1 accepted, 1 rejected, 0 unfinished." in text
+    assert "Please check" not in text
+    spent = next(line for line in text.splitlines() if line.startswith(" Spent"))
+    assert spent.split()[-1] == "45:00"
+
+
+def test_work_on_what_is_not_finished_is_told_with_all_its_parts(main, a_file):
+    for words in (("look",), ("edit", "--structure", "heart"), ("manual",)):
+        main("log", a_file, *words, "--animal", "B", "--operator", "Ann", "--seconds", 20)
+    assert "1 unfinished (1:00 of work, in no mean)" in " ".join(main("time", a_file)[1].split())
+
+
+def test_undo_says_what_it_took_back(main, a_review):
+    told = main("undo", a_review, "--animal", "M7", "--operator", "Ann")
+    assert told == (0, "Took back for M7, scan 1, Ann: accept.\n", "")
+    told = main("undo", a_review, "--animal", "M7", "--operator", "Ann", "--scan", "1")
+    assert told[1] == "Took back for M7, scan 1, Ann: edit heart 1:40.\n"
+    (ann,) = [row for row in times(open_study(a_review)) if row["operator"] == "Ann"]
+    assert (ann["editing_s"], ann["verdict"], ann["withdrawn"]) == (0, "none", 2)
+
+
+def test_undo_without_an_entry_is_one_sentence(main, a_review):
+    for words in (("--animal", "M8"), ("--animal", "M7", "--scan", "2")):
+        result = main("undo", a_review, "--operator", "Ann", *words)
+        assert "nothing that can be taken back" in one_error(result, 2)
 
 
 def test_verdicts_are_entered_with_a_dash_for_the_shell(main, a_file):
@@ -166,6 +205,7 @@ def test_a_wrong_path_makes_no_study(main, tmp_path):
         ("time", path),
         ("set", path, "--manual-minutes", "40"),
         ("log", path, "open", "--animal", "M", "--operator", "A"),
+        ("undo", path, "--animal", "M", "--operator", "A"),
     ):
         assert "thoraxseg study new" in one_error(main(*words), 3)
     assert not path.exists()

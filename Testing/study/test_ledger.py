@@ -169,6 +169,24 @@ def test_beginning_again_what_is_going_on_is_a_touch_and_no_new_line(a_ledger, a
         assert db.execute("SELECT count(*) FROM events WHERE kind = 'edit'").fetchone()[0] == 1
 
 
+def test_another_spelling_of_the_structure_is_the_same_work(a_ledger, a_study, clock):
+    for name in ("heart", "Heart", "lung", " HEART "):
+        a_ledger.begin("edit", structure=name)
+        clock.pass_(5)
+    assert a_ledger.activity == ("edit", "heart")
+    assert a_ledger.so_far()["editing_by_structure_s"] == {"heart": 15, "lung": 5}
+    a_ledger.close()
+    assert written(a_study)["editing_by_structure_s"] == {"heart": 15, "lung": 5}
+
+
+def test_contouring_by_hand_after_a_rejection_leaves_it_rejected(a_ledger, a_study, clock):
+    a_ledger.reject()
+    a_ledger.begin("manual", structure="heart")
+    clock.pass_(50)
+    a_ledger.close()
+    assert (written(a_study)["verdict"], written(a_study)["manual_s"]) == ("rejected", 50)
+
+
 def test_waiting_is_no_work_and_needs_no_touch(a_ledger, a_study, clock):
     a_ledger.begin("wait")
     clock.pass_(600)

@@ -17,7 +17,7 @@ import pytest
 
 from thoraxseg.errors import InputError, OptionError, OutputError
 from thoraxseg.files import sha256_file
-from thoraxseg.study import Who, create_study, log_event, open_study, schema, times
+from thoraxseg.study import Who, create_study, log_event, open_study, schema, times, undo_last
 
 ROOT = Path(__file__).parents[2]
 WHO = Who("M1", "d0", "Ann")
@@ -207,6 +207,22 @@ def test_an_older_study_is_read_as_it_is_and_brought_up_to_date_by_the_first_cha
     assert count(a_study.path) == 2
 
 
+def test_a_study_of_the_first_layout_opens_and_its_entries_can_be_taken_back(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("thoraxseg.study.store.MIGRATIONS", schema.MIGRATIONS[:1])
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        path = create_study(tmp_path / "mice.sqlite").path
+        log_event(open_study(path), WHO, "look", seconds=12.5)
+        log_event(open_study(path), WHO, "accept")
+    before = sha256_file(path)
+    study = open_study(path)
+    assert times(study)[0]["accepted"] and times(study)[0]["looking_s"] == 12.5
+    assert sha256_file(path) == before
+    assert undo_last(study, WHO).kind == "accept"
+    assert not times(open_study(path))[0]["accepted"]
+    assert count(path) == 2
+
+
 def test_a_step_that_fails_leaves_the_older_study_as_it_was(a_study, monkeypatch):
     log_event(a_study, WHO, "open")
     before = sha256_file(a_study.path)
@@ -222,8 +238,9 @@ def test_the_published_steps_are_never_edited():
     """Files in the field were made with them: a change belongs into a further step."""
     import hashlib
 
-    text = " ".join(" ".join(schema.MIGRATIONS[0]).split())
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "5cd54b25e46c3740"
+    texts = [" ".join(" ".join(step).split()) for step in schema.MIGRATIONS]
+    found = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
+    assert found == ["5cd54b25e46c3740", "15998a88ef52c898"]
 
 
 def test_a_study_kept_busy_by_another_program_is_said_after_the_wait_and_nothing_is_half_written(a_study):

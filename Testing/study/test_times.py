@@ -26,6 +26,7 @@ from thoraxseg.study import (
     saved_percent,
     times,
     totals,
+    undo_last,
     write_times,
 )
 
@@ -113,6 +114,163 @@ def test_rejected_contours_cost_their_time_and_leave_the_work_by_hand(a_cohort):
     assert row["saved_percent_with_review"] == pytest.approx(-1.5 / 40 * 100)
 
 
+@pytest.fixture
+def two_scans(a_study, log):
+    """A is accepted and B rejected, each after a run of 40 s and a look of 60 s."""
+    for animal, verdict in (("A", "accept"), ("B", "reject")):
+        log(animal, "Ann", "run", 40)
+        log(animal, "Ann", "look", 60)
+        log(animal, "Ann", verdict)
+    return a_study
+
+
+def saved_in_all(study, animal):
+    return row_of(study, animal, "Ann", 40)["saved_percent_with_review"]
+
+
+def test_contouring_by_hand_after_a_rejection_leaves_it_rejected_and_is_what_was_spent(two_scans, log):
+    assert saved_in_all(two_scans, "B") == pytest.approx(-100 / 24)
+    log("B", "Ann", "manual", 2400)
+    row = row_of(two_scans, "B", "Ann", 40)
+    assert (row["verdict"], row["finished"], row["contouring"]) == ("rejected", True, "reviewed")
+    assert row["spent_s"] == 40 + 60 + 2400
+    assert row["saved_percent_with_review"] == pytest.approx(-100 / 24)
+    assert row["notes"] == []
+    sums = totals(two_scans, 40)["study"]
+    assert [sums[key] for key in ("accepted", "rejected", "contoured_by_hand")] == [1, 1, 0]
+    assert sums["unfinished"]["reviews"] == 0
+    saved = sums["per_review"]["saved_percent_with_review"]
+    assert (saved["n"], saved["mean"]) == (2, pytest.approx((100 - 100 / 24 - 100 / 24) / 2))
+
+
+def test_the_time_logged_by_hand_stands_in_for_the_reference_and_not_on_top_of_it(two_scans, log):
+    log("B", "Ann", "manual", 3000)
+    assert saved_in_all(two_scans, "B") == pytest.approx(100 * (2400 - 3100) / 2400)
+
+
+def test_a_rejected_scan_whose_contouring_by_hand_is_logged_in_part_saves_nothing_either(two_scans, log):
+    before = row_of(two_scans, "B", "Ann", 40)["saved_min"]
+    log("B", "Ann", "manual", 600, "heart")
+    assert row_of(two_scans, "B", "Ann", 40)["saved_min"] == pytest.approx(before)
+    assert before < 0
+
+
+def test_a_rejection_without_a_look_is_no_contouring_by_hand_alone(a_study, log):
+    log("B", "batch", "run", 40)
+    log("B", "Ann", "reject")
+    log("B", "Ann", "manual", 2400)
+    row = row_of(a_study, "B", "Ann", 40)
+    assert (row["contouring"], row["verdict"]) == ("reviewed", "rejected")
+    assert row["saved_min"] == pytest.approx(-40 / 60)
+
+
+@pytest.mark.parametrize("order", [("accept", "manual"), ("manual", "accept")])
+@pytest.mark.parametrize("look_s", [0, 60])
+def test_contouring_by_hand_beside_an_accepted_run_is_spent(a_study, log, order, look_s):
+    log("A", "batch", "run", 40)
+    log("A", "Ann", "look", look_s)
+    for kind in order:
+        log("A", "Ann", kind, *((300, "heart") if kind == "manual" else ()))
+    row = row_of(a_study, "A", "Ann", 40)
+    assert row["accepted"] and row["spent_s"] == 40 + look_s + 300
+    assert row["saved_min"] == pytest.approx(40 - (340 + look_s) / 60)
+    assert totals(a_study, 40)["study"]["per_review"]["manual_s"]["sum"] == 300
+
+
+def test_contours_by_hand_that_were_accepted_where_nothing_ran_are_by_hand_all_the_same(a_study, log):
+    log("A", "Ann", "manual", 1200)
+    log("A", "Ann", "accept")
+    assert row_of(a_study, "A", "Ann", 40)["contouring"] == "by hand"
+    log("A", "Ann", "look", 5)
+    assert row_of(a_study, "A", "Ann", MEASURED)["manual_reference_min"] == 20
+
+
+def test_editing_after_a_rejection_takes_it_away_until_the_next_verdict(two_scans, log):
+    log("B", "Ann", "edit", 30, "heart")
+    assert row_of(two_scans, "B", "Ann")["verdict"] == "none"
+    log("B", "Ann", "manual", 70)
+    left = totals(two_scans, 40)["study"]["unfinished"]
+    assert (left["reviews"], left["editing_s"], left["manual_s"]) == (1, 30, 70)
+
+
+def test_one_structure_by_hand_beside_accepted_contours_measures_no_reference(two_scans, log):
+    log("A", "Ann", "manual", 60, "heart")
+    with pytest.raises(OptionError, match=r"contoured by hand.*got none"):
+        times(two_scans, MEASURED)
+    log("B", "Ann", "manual", 1200)
+    assert row_of(two_scans, "A", "Ann", MEASURED)["manual_reference_min"] == 20
+    assert totals(two_scans)["study"]["by_hand"]["manual_s"]["sum"] == 1200
+
+
+def test_structures_that_differ_in_case_or_blanks_around_are_one_under_the_first_spelling(a_study, log):
+    for animal, name in (("M1", "heart"), ("M1", "Heart"), ("M2", " HEART "), ("M2", "Lung")):
+        log(animal, "Ann", "edit", 10, name)
+    log("M1", "Ann", "manual", 5, "hearT")
+    assert [row["editing_by_structure_s"] for row in times(a_study)] == [
+        {"heart": 20},
+        {"heart": 10, "Lung": 10},
+    ]
+    assert times(a_study)[0]["manual_by_structure_s"] == {"heart": 5}
+    for animal in ("M1", "M2"):
+        log(animal, "Ann", "accept")
+    assert totals(a_study)["study"]["editing_by_structure_s"]["heart"]["sum"] == 30
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [("look", {}), ("manual", {}), ("idle", {}), ("run", {}), ("run", {"inference_s": 86401})],
+)
+def test_a_time_above_a_day_is_refused_as_a_typing_error(a_study, log, kind, parts):
+    with pytest.raises(OptionError, match=r"24 hours.*got 86401\. Check for a typing error"):
+        log("M1", "Ann", kind, None if parts else 86401, **parts)
+    assert times(a_study) == []
+    log("M1", "Ann", kind, 86400)
+    assert len(times(a_study)) == 1
+
+
+def test_undo_takes_back_the_last_entry_of_this_scan_and_operator_and_then_the_one_before(two_scans, log):
+    who = Who("B", "d0", "Ann")
+    log("B", "Ann", "manual", 2400, "heart")
+    log("B", "Bob", "look", 5)
+    log("B", "Ann", "look", 7, scan="d7")
+    taken = undo_last(two_scans, who)
+    assert (taken.kind, taken.structure, taken.seconds) == ("manual", "heart", 2400)
+    row = row_of(two_scans, "A", "Ann")
+    assert row["withdrawn"] == 0
+    rows = {(r["animal"], r["scan"], r["operator"]): r for r in times(two_scans, 40)}
+    assert (rows["B", "d0", "Ann"]["manual_s"], rows["B", "d0", "Ann"]["withdrawn"]) == (0, 1)
+    assert (rows["B", "d0", "Bob"]["looking_s"], rows["B", "d7", "Ann"]["looking_s"]) == (5, 7)
+    assert undo_last(two_scans, who).kind == "reject"
+    assert [undo_last(two_scans, who).kind for _ in range(2)] == ["look", "run"]
+    with pytest.raises(OptionError, match="nothing that can be taken back"):
+        undo_last(two_scans, who)
+    assert ("B", "d0", "Ann") not in {(r["animal"], r["scan"], r["operator"]) for r in times(two_scans)}
+    log("B", "Ann", "look", 3)
+    assert [r["looking_s"] for r in times(two_scans) if r["withdrawn"]] == [3]
+
+
+def test_what_was_taken_back_stays_in_the_file_as_withdrawn(two_scans):
+    undo_last(two_scans, Who("B", "d0", "Ann"))
+    with two_scans.reading() as db:
+        found = db.execute("SELECT kind FROM events WHERE withdrawn_utc IS NOT NULL").fetchall()
+        assert (found, db.execute("SELECT count(*) FROM events").fetchone()) == ([("reject",)], (6,))
+
+
+def test_undo_makes_no_animal_of_a_misspelled_name(two_scans):
+    with pytest.raises(OptionError, match=r"animal 'C'.*Check the names"):
+        undo_last(two_scans, Who("C", "d0", "Ann"))
+    with two_scans.reading() as db:
+        assert db.execute("SELECT count(*) FROM animals").fetchone() == (2,)
+
+
+def test_what_a_ledger_measured_is_not_taken_back(a_study):
+    with studies.Ledger(a_study, "M1", "d0", "Ann") as ledger:
+        ledger.accept()
+    with pytest.raises(OptionError, match="measured times stay"):
+        undo_last(a_study, Who("M1", "d0", "Ann"))
+    assert times(a_study)[0]["accepted"]
+
+
 def test_without_a_reference_nothing_is_saved_by_assumption(a_cohort):
     for row in times(a_cohort):
         saved = [key for key in row if key.startswith("saved")]
@@ -185,7 +343,13 @@ def test_totals_count_scans_once_and_keep_unfinished_reviews_apart(a_cohort):
     sums = totals(a_cohort, 40)["study"]
     counts = ("animals", "scans", "reviews", "accepted", "rejected", "contoured_by_hand")
     assert [sums[key] for key in counts] == [5, 5, 5, 3, 1, 1]
-    assert sums["unfinished"] == {"reviews": 1, "looking_s": 500, "editing_s": 7, "idle_s": 0}
+    assert sums["unfinished"] == {
+        "reviews": 1,
+        "looking_s": 500,
+        "editing_s": 7,
+        "manual_s": 0,
+        "idle_s": 0,
+    }
     run = sums["per_scan"]["runtime_s"]
     assert (run["n"], run["sum"], run["mean"], run["median"]) == (4, 220, 55, 55)
     assert run["sd"] == pytest.approx(math.sqrt(500 / 3))

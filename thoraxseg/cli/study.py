@@ -12,7 +12,7 @@ import click
 from thoraxseg.cli.common import Place, Text, common, console, json_flag
 from thoraxseg.cli.common import table as new_table
 from thoraxseg.errors import InputError, OptionError
-from thoraxseg.study import KINDS, MEASURED, PAPER_MANUAL_MIN, Review
+from thoraxseg.study import KINDS, MEASURED, PAPER_MANUAL_MIN, Event, Review, Who
 
 NONE = "none"
 _HEADS = {
@@ -28,6 +28,13 @@ _HEADS = {
 }
 REFERENCE_HELP = "Minutes that contouring one scan by hand takes"
 STUDY = click.argument("path", metavar="STUDY", type=Place())
+ANIMAL = click.option("--animal", required=True, type=Text(), help="Name or number of the animal.")
+OPERATOR = click.option(
+    "--operator", required=True, type=Text(), help="Who did it: a person, or a program for runs."
+)
+SCAN = click.option(
+    "--scan", type=Text(), default="1", show_default=True, help="Which scan of the animal, such as a day."
+)
 
 
 @click.group()
@@ -76,15 +83,9 @@ def change(path: Path, manual_minutes: str) -> None:
 @study.command()
 @STUDY
 @click.argument("event", type=click.Choice([kind.replace(" ", "-") for kind in KINDS]))
-@click.option("--animal", required=True, type=Text(), help="Name or number of the animal.")
-@click.option("--operator", required=True, type=Text(), help="Who did it: a person, or a program for runs.")
-@click.option(
-    "--scan",
-    type=Text(),
-    default="1",
-    show_default=True,
-    help="Which scan of the animal, such as a day.",
-)
+@ANIMAL
+@OPERATOR
+@SCAN
 @click.option("--structure", type=Text(), help="What was contoured (edit, manual), such as heart.")
 @click.option("--seconds", type=float, help="How long it took; of a run, from the image to the files.")
 @click.option("--preprocessing", "preprocessing_s", type=float, help="Seconds of it; of a run only.")
@@ -117,8 +118,7 @@ def log(
         --record results/M7.json
       thoraxseg study log mice.sqlite accept --animal M7 --operator Ann
     """  # noqa: D301 - click wants the control character
-    from thoraxseg.report import printable
-    from thoraxseg.study import Who, log_event, open_study
+    from thoraxseg.study import log_event, open_study
 
     given = {name: value for name, value in parts.items() if value is not None}
     if record is not None:
@@ -128,10 +128,25 @@ def log(
         seconds = given.pop("total_s")
     who = Who(animal, scan, operator)
     done = log_event(open_study(path), who, event.replace("-", " "), structure, seconds, given)
-    took = done.seconds + done.idle_s
-    words = [done.kind, done.structure, duration(took) if took else ""]
-    told = f"Entered for {who.animal}, scan {who.scan}, {who.operator}: {' '.join(word for word in words if word)}."
-    console().print(printable(told), soft_wrap=True)
+    _tell_entry("Entered", who, done)
+
+
+@study.command()
+@STUDY
+@ANIMAL
+@OPERATOR
+@SCAN
+@common
+def undo(path: Path, animal: str, operator: str, scan: str) -> None:
+    """Take back the last entry into STUDY.
+
+    It is the last one that 'study log' made for this scan and operator; again, the one before it.
+    It counts nowhere then, and stays in the file as withdrawn. Measured times cannot be taken back.
+    """
+    from thoraxseg.study import open_study, undo_last
+
+    who = Who(animal, scan, operator)
+    _tell_entry("Took back", who, undo_last(open_study(path), who))
 
 
 @study.command()
@@ -153,7 +168,8 @@ def time(path: Path, manual_minutes: str | None, anonymous: bool, output: Path |
     By scan and operator, and what it saved.
 
     Two figures: that of the mouse CT paper (Malimban et al. 2022: 40 s against 40 min, 98 %), which
-    counts the run alone, and one that also counts looking and editing. Idle time is in neither.
+    counts the run alone, and one that also counts looking, editing and contouring by hand. Idle time is
+    in neither.
     """
     from thoraxseg.study import coded, open_study, record, reviews, write_times
 
@@ -180,6 +196,15 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{sign}{hours}:{minutes:02d}:{rest:02d}" if hours else f"{sign}{minutes}:{rest:02d}"
+
+
+def _tell_entry(what: str, who: Who, event: Event) -> None:
+    from thoraxseg.report import printable
+
+    took = event.seconds + event.idle_s
+    words = [event.kind, event.structure, duration(took) if took else ""]
+    told = f"{what} for {who.animal}, scan {who.scan}, {who.operator}: {' '.join(word for word in words if word)}."
+    console().print(printable(told), soft_wrap=True)
 
 
 def _minutes(text: str, word: Literal["measured"] | None = None) -> Any:
@@ -283,7 +308,9 @@ def _operators_table(operators: Sequence[dict[str, Any]]) -> Any:
     """One line per operator; times and savings are means over finished reviews."""
     from thoraxseg.report import printable
 
-    keys = ("looking_s", "editing_s", "idle_s", "spent_s")
+    keys = ["looking_s", "editing_s", "idle_s", "spent_s"]
+    if any(one["per_review"]["manual_s"]["sum"] for one in operators):
+        keys.insert(2, "manual_s")
     heads = [_HEADS[key] for key in keys]
     table = _table("Mean of", "Finished", "Unfinished", *heads, "In all", words=1)
     for one in operators:
@@ -304,8 +331,11 @@ def _totals_table(sums: dict[str, Any]) -> Any:
     scans, people = sums["per_scan"], sums["per_review"]
     lines = [(_HEADS[key], scans[key], duration) for key in ("preprocessing_s", "inference_s", "export_s")]
     lines += [(_HEADS["runtime_s"], scans["runtime_s"], duration)]
-    lines += [(_HEADS[key], people[key], duration) for key in ("looking_s", "editing_s", "idle_s", "spent_s")]
-    lines += [(_HEADS["manual_s"], sums["by_hand"]["manual_s"], duration)]
+    keys = ["looking_s", "editing_s", "idle_s", "spent_s"]
+    if people["manual_s"]["sum"]:
+        keys.insert(2, "manual_s")
+    lines += [(_HEADS[key], people[key], duration) for key in keys]
+    lines += [("All by hand", sums["by_hand"]["manual_s"], duration)]
     lines += [("Saved by run", scans["saved_percent_paper"], _percent)]
     lines += [("Saved in all", people["saved_percent_with_review"], _percent)]
     for name, summary, words in lines:
@@ -324,7 +354,8 @@ def _counts(sums: dict[str, Any]) -> list[str]:
         f"accepted, {sums['rejected']} rejected, {left['reviews']} unfinished"
     )
     if left["reviews"]:
-        text += f" ({duration(left['looking_s'] + left['editing_s'])} of looking and editing, in no mean)"
+        work = left["looking_s"] + left["editing_s"] + left["manual_s"]
+        text += f" ({duration(work)} of work, in no mean)"
     by_hand = sums["contoured_by_hand"]
     return [f"{text}; {by_hand} contoured by hand." if by_hand else f"{text}."]
 
@@ -347,7 +378,8 @@ def _explained(told: dict[str, Any]) -> list[str]:
     return [
         *lines,
         f"Saved, against {minutes:.4g} min by hand. By run: the last run alone, as the mouse CT paper computes its "
-        "98 %. In all: every run, looking and editing count, and rejected contours are still to be made by hand.",
+        "98 %. In all: every run, looking, editing and contouring by hand count; where none of it was logged, rejected "
+        "contours are still to be made by hand.",
     ]
 
 

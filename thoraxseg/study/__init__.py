@@ -1,6 +1,6 @@
 """The store of a study: who contoured what, and the time it took, in one SQLite file."""
 
-from thoraxseg.study.events import KINDS, Who, log_event, run_from_timings
+from thoraxseg.study.events import KINDS, Event, Who, log_event, run_from_timings, undo_last
 from thoraxseg.study.export import coded, flat_rows, record, write_times
 from thoraxseg.study.ledger import HEARTBEAT_S, IDLE_AFTER_S, Clock, Ledger
 from thoraxseg.study.store import Store, checked_minutes, create_study, open_study
@@ -26,6 +26,7 @@ __all__ = [
     "PAPER_MANUAL_MIN",
     "PAPER_RUNTIME_S",
     "Clock",
+    "Event",
     "Ledger",
     "Review",
     "Store",
@@ -43,5 +44,6 @@ __all__ = [
     "saved_percent",
     "times",
     "totals",
+    "undo_last",
     "write_times",
 ]

@@ -7,7 +7,7 @@ import sqlite3
 import unicodedata
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 
 from thoraxseg.errors import OptionError
@@ -22,6 +22,8 @@ KINDS = (*ACTIVITIES, "run", *MOMENTS)
 RUN_PARTS = ("preprocessing_s", "inference_s", "export_s")
 MAX_NAME = 200
 MAX_SECONDS = 1e9
+MAX_ENTERED_S = 24 * 3600.0
+"""No entry of one sitting is longer: more is a slip of the finger, or not in seconds."""
 
 # Where the stages of a case's `timings_s` belong; a stage that is not named here is part of the total alone.
 _STAGES = {
@@ -78,6 +80,11 @@ def checked_structure(kind: str, structure: str | None) -> str:
     if kind not in ("edit", "manual"):
         raise OptionError(f"expected a structure for edit or manual only, got {structure!r:.80} for {kind}.")
     return checked_name(structure, "structure")
+
+
+def structure_key(structure: str) -> str:
+    """Return what two spellings of one structure share: `heart` and `Heart ` are the same."""
+    return structure.strip().casefold()
 
 
 def checked_seconds(seconds: float, what: str) -> float:
@@ -151,7 +158,8 @@ def log_event(
 
     Activities need their `seconds`; a run its `seconds` (the whole) or `run_parts`; moments (open, accept, needs work,
     reject, close) have none. An entered activity counts as given: no idle time is taken off.
-    Raises OptionError for an unknown kind or times that do not fit it, OutputError when the file cannot be written.
+    Raises OptionError for an unknown kind, times that do not fit it or are above 24 hours, OutputError when the file
+    cannot be written.
     """
     if kind not in KINDS:
         raise OptionError(f"expected one of the events {', '.join(KINDS)}, got {kind!r:.80}.")
@@ -167,6 +175,7 @@ def log_event(
         if seconds is None:
             raise OptionError(f"{kind}: expected the seconds it took.")
         times = {"idle_s" if kind == "idle" else "seconds": checked_seconds(seconds, kind)}
+    _refuse_typing_errors(kind, times)
     stamp = utc_stamp(now or datetime.now(timezone.utc))
     with store.writing() as db:
         case, operator = _case_and_operator(db, who)
@@ -178,6 +187,40 @@ def log_event(
         event = Event(number, kind, structure, stamp, stamp, **times)  # type: ignore[arg-type]
         _put(db, session, event)
     return event
+
+
+def undo_last(store: Store, who: Who, now: datetime | None = None) -> Event:
+    """Take back the last event that `log_event` entered for this scan and operator, and return it.
+
+    Again, it takes the one before. The event stays in the file, marked with the moment, and counts nowhere. What a
+    `Ledger` measured cannot be taken back. Raises OptionError where nothing is left to take back, OutputError when the
+    file cannot be written.
+    """
+    names = ", ".join(f"events.{field.name}" for field in fields(Event))
+    query = f"""SELECT events.id, {names} FROM events
+        JOIN sessions ON sessions.id = session_id JOIN cases ON cases.id = case_id
+        JOIN animals ON animals.id = animal_id JOIN operators ON operators.id = operator_id
+        WHERE source = 'entered' AND withdrawn_utc IS NULL
+        AND animals.name = ? AND scan = ? AND operators.name = ? ORDER BY events.id DESC LIMIT 1"""  # noqa: S608
+    stamp = utc_stamp(now or datetime.now(timezone.utc))
+    with store.writing() as db:
+        row = db.execute(query, (who.animal, who.scan, who.operator)).fetchone()
+        if row is None:
+            raise OptionError(
+                f"expected something entered for animal {who.animal!r}, scan {who.scan!r}, operator {who.operator!r}, "
+                "got nothing that can be taken back. Check the names; measured times stay."
+            )
+        db.execute("UPDATE events SET withdrawn_utc = ? WHERE id = ?", (stamp, row[0]))
+    return Event(*row[1:])
+
+
+def _refuse_typing_errors(kind: str, times: Mapping[str, float | None]) -> None:
+    longest = max((value for value in times.values() if value is not None), default=0.0)
+    if longest > MAX_ENTERED_S:
+        raise OptionError(
+            f"{kind}: expected seconds, at most {MAX_ENTERED_S:g} (24 hours) in one entry, got {longest:.10g}. Check "
+            "for a typing error; enter what really took longer in parts."
+        )
 
 
 def _session(

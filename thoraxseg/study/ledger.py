@@ -37,6 +37,7 @@ from thoraxseg.study.events import (
     checked_run,
     checked_structure,
     save_events,
+    structure_key,
 )
 from thoraxseg.study.store import Store, utc_stamp
 
@@ -99,6 +100,7 @@ class Ledger:
         self._uid = uuid.uuid4().hex
         self._events: list[Event] = []
         self._unwritten: dict[int, Event] = {}
+        self._spellings: dict[str, str] = {}
         self._closed = False
         self._quiet_s = 0.0
         self._seconds, self._utc = self._clock.seconds(), self._clock.utc()
@@ -125,6 +127,7 @@ class Ledger:
         structure = checked_structure(kind, structure)
         if kind == "edit" and not structure:
             raise OptionError("edit: expected the structure that is edited, such as heart.")
+        structure = self._spellings.setdefault(structure_key(structure), structure)
         if self.activity == (kind, structure):
             self.touch()
             return
@@ -175,7 +178,10 @@ class Ledger:
         self._write()
 
     def accept(self) -> None:
-        """The contours are good; the activity ends. The last verdict counts; an edit after it takes it away."""
+        """The contours are good; the activity ends.
+
+        The last verdict counts. An edit after it takes it away; contouring by hand does not.
+        """
         self._judge("accept")
 
     def needs_work(self) -> None:

@@ -13,6 +13,7 @@ APPLICATION_ID = 0x54585347
 # A step that was published is never edited: files in the field were made with it. What is new (runs keyed by input,
 # model and options, observers ...) is a further step, with tables that point to `cases` and `operators`.
 # Times of an event: `seconds` is work (look, edit, manual), waiting (wait) or computing (run); `idle_s` is the rest.
+# An event that was taken back stays, with the moment of it in `withdrawn_utc`, and counts nowhere.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE study (
@@ -62,6 +63,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
         "CREATE INDEX sessions_of_case ON sessions (case_id, operator_id)",
     ),
+    ("ALTER TABLE events ADD COLUMN withdrawn_utc TEXT",),
 )
 
 

@@ -3,20 +3,25 @@
 The mouse CT paper (Malimban et al. 2022) says 98 %: its Table 4 gives 40 s for a whole run of nnU-Net 3d_fullres, from
 data preparation to exported contours, and its text about 40 min by hand, so 100 (1 - 40 / (60 x 40)) = 98.33. With
 preprocessing and inference alone (5 + 27 s) it would be 98.67, so the whole run is meant. Nobody looks at the
-contours in that figure; the other one here counts looking and editing too.
+contours in that figure; the other one here counts looking, editing and contouring by hand too.
+
+A verdict is on the automated contours. Editing them after it takes it away until the next one; contouring by hand does
+not, since it is what a rejection leaves to do. A rejected scan still has to be contoured by hand: that counts
+with the manual reference, or with what the same operator logged where this is more.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Literal
 
 from thoraxseg.errors import OptionError
-from thoraxseg.study.events import RUN_PARTS, VERDICTS, WORK
+from thoraxseg.study.events import RUN_PARTS, VERDICTS, WORK, structure_key
 from thoraxseg.study.store import Store, checked_minutes
 
 PAPER_MANUAL_MIN = 40.0
@@ -27,30 +32,36 @@ PAPER_RUNTIME_S = 40.0
 MEASURED: Literal["measured"] = "measured"
 
 DEFINITIONS = {
+    "verdict": "What the operator said last of the automated contours: accepted, needs work or rejected; editing them "
+    "after it takes it away, contouring by hand does not.",
     "runtime_s": "The last run of the scan, from data preparation to exported contours, as in Table 4 of Malimban "
     "et al. 2022; preprocessing_s, inference_s and export_s are parts of it and other_s is the rest.",
     "compute_s": "All runs of the scan. Runs belong to the scan: each operator's row of the scan shows them.",
     "looking_s": "Time in the activity look; time beyond the idle limit after the last touch is left out.",
-    "editing_s": "Time in the activity edit, all structures; idle time left out as above.",
+    "editing_s": "Time in the activity edit, all structures; idle time left out as above. Structures whose names "
+    "differ in upper and lower case only are one.",
     "manual_s": "Contouring from nothing, by hand; idle time left out as above.",
     "waiting_s": "Time in which the operator waited for the computer.",
     "idle_s": "Time beyond the idle limit after the last touch, between activities, and while the machine slept.",
     "total_active_s": "looking_s + editing_s + manual_s.",
     "total_s": "total_active_s + waiting_s + idle_s: the operator's clock while the scan was open.",
-    "spent_s": "compute_s + looking_s + editing_s: what the contours cost with the software.",
+    "spent_s": "compute_s + looking_s + editing_s + manual_s: what the contours cost with the software, contouring by "
+    "hand beside it or after a rejection included.",
     "saved_percent_paper": "100 (1 - runtime_s / (60 manual_reference_min)), as Malimban et al. 2022: 40 s against "
     "40 min gives 98.33. It counts nobody's looking or editing.",
     "saved_min_paper": "manual_reference_min - runtime_s / 60.",
     "saved_percent_with_review": "100 saved_min / manual_reference_min.",
-    "saved_min": "manual_reference_min - spent_s / 60 for accepted contours; - spent_s / 60 for rejected ones, since "
-    "the work by hand is still to do; undefined until one of the two is said.",
+    "saved_min": "manual_reference_min - spent_s / 60 for accepted contours. Rejected ones still have to be made by "
+    "hand: what is missing of the reference in manual_s is taken off, too, so that they never save. Undefined until one of "
+    "the two is said.",
+    "withdrawn": "Entries that were taken back; they count nowhere.",
 }
 """What each key means, in one sentence; stands in every file that is written."""
 
 _SAVED = ("saved_min_paper", "saved_percent_paper", "saved_min", "saved_percent_with_review")
 _SCAN_KEYS = (*RUN_PARTS, "other_s", "runtime_s", "compute_s", "saved_min_paper", "saved_percent_paper")
 _REVIEW_KEYS = (
-    *("looking_s", "editing_s", "waiting_s", "idle_s", "total_active_s", "spent_s"),
+    *("looking_s", "editing_s", "manual_s", "waiting_s", "idle_s", "total_active_s", "spent_s"),
     *("saved_min", "saved_percent_with_review"),
 )
 
@@ -103,6 +114,7 @@ class Review:
     overlaps: bool = False
     own_runs: int = 0
     seen: bool = False
+    withdrawn: int = 0
 
     @property
     def editing_s(self) -> float:
@@ -117,12 +129,23 @@ class Review:
     @property
     def by_hand(self) -> bool:
         """Whether the operator contoured from nothing, and neither ran a model on the scan nor reviewed contours."""
-        return self.manual_s > 0 and not (self.looking_s or self.editing or self.own_runs)
+        judged = self.rejected or (self.verdict and self.runs)
+        return self.manual_s > 0 and not (self.looking_s or self.editing or self.own_runs or judged)
+
+    @property
+    def all_by_hand(self) -> bool:
+        """Whether the time by hand made all contours: no others were there, or they were rejected."""
+        return self.manual_s > 0 and (self.by_hand or self.rejected or not self.runs)
 
     @property
     def only_ran(self) -> bool:
         """Whether a run is all that there is, as of a program that contours a cohort: nobody looked under this name."""
         return self.own_runs > 0 and not (self.seen or self.manual_s)
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the contours were of no use."""
+        return self.verdict == VERDICTS["reject"]
 
     @property
     def finished(self) -> bool:
@@ -149,7 +172,7 @@ class Review:
         """What the contours cost with the software; None where no run is logged or they were made by hand."""
         if self.compute_s is None or self.by_hand:
             return None
-        return self.compute_s + self.looking_s + self.editing_s
+        return self.compute_s + self.total_active_s
 
     def row(self) -> dict[str, Any]:
         """Return the row of `times`; what cannot be said is None, and `undefined` says why, by key."""
@@ -178,6 +201,7 @@ class Review:
             "total_active_s": self.total_active_s,
             "total_s": self.total_active_s + self.waiting_s + self.idle_s,
             "spent_s": self.spent_s,
+            "withdrawn": self.withdrawn,
             "idle_after_s": sorted(self.idle_after_s),
             "manual_reference_min": self.manual_reference_min,
         }
@@ -201,7 +225,8 @@ class Review:
         if not self.finished:
             reason = "nobody accepted or rejected these contours, so more time may come"
             return found, dict.fromkeys(_SAVED[2:], reason)
-        left_min = 0.0 if self.verdict == VERDICTS["accept"] else by_hand_min
+        # Who logged half of what a rejection leaves to do by hand has not saved the other half.
+        left_min = max(by_hand_min - self.manual_s / 60, 0.0) if self.rejected else 0.0
         found["saved_min"] = by_hand_min - left_min - spent_s / 60
         found["saved_percent_with_review"] = saved_percent(spent_s + 60 * left_min, by_hand_min)
         return found, {}
@@ -251,8 +276,8 @@ def sum_up(found: Sequence[Review]) -> dict[str, Any]:
 
     `per_scan` is over scans with a run, each once, whoever reviewed it. `per_review` is over finished reviews (accepted
     or rejected); a scan has one for each operator, and a structure that was not edited counts 0 s. `by_hand` is over
-    scans contoured by hand. `unfinished` has the sums of the rest, which are in no mean. Rows that are a run and
-    nothing else are counted in `per_scan` only.
+    scans all of whose contours were made by hand, also after a rejection. `unfinished` has the sums of the rest, which
+    are in no mean. Rows that are a run and nothing else are counted in `per_scan` only.
     """
     assisted = [review for review in found if not review.by_hand]
     of_people = [review for review in assisted if not review.only_ran]
@@ -266,18 +291,19 @@ def sum_up(found: Sequence[Review]) -> dict[str, Any]:
         "scans": len({review.case_id for review in found}),
         "reviews": len(of_people),
         "accepted": sum(review.verdict == VERDICTS["accept"] for review in done),
-        "rejected": sum(review.verdict == VERDICTS["reject"] for review in done),
+        "rejected": sum(review.rejected for review in done),
         "contoured_by_hand": len(found) - len(assisted),
         "per_scan": {key: _summary(row[key] for row in scans) for key in _SCAN_KEYS},
         "per_review": {key: _summary(row[key] for row in rows) for key in _REVIEW_KEYS},
         "editing_by_structure_s": {
             name: _summary(review.editing.get(name, 0.0) for review in done) for name in structures
         },
-        "by_hand": {"manual_s": _summary(review.manual_s for review in found if review.manual_s)},
+        "by_hand": {"manual_s": _summary(review.manual_s for review in found if review.all_by_hand)},
         "unfinished": {
             "reviews": len(left),
             **{
-                key: sum(review.row()[key] for review in left) for key in ("looking_s", "editing_s", "idle_s")
+                key: sum(getattr(review, key) for review in left)
+                for key in ("looking_s", "editing_s", "manual_s", "idle_s")
             },
         },
     }
@@ -301,7 +327,7 @@ def reviews(store: Store, manual_reference_min: float | Literal["measured"] | No
 
 
 def _measured_min(found: Iterable[Review]) -> float:
-    by_hand = [review.manual_s for review in found if review.manual_s > 0]
+    by_hand = [review.manual_s for review in found if review.all_by_hand]
     if not by_hand:
         raise OptionError(
             "expected scans contoured by hand to measure the manual reference from, got none. Log them with 'thoraxseg "
@@ -313,17 +339,23 @@ def _measured_min(found: Iterable[Review]) -> float:
 def _collect(db: sqlite3.Connection) -> list[Review]:
     found: dict[tuple[int, int], Review] = {}
     runs: dict[int, list[tuple[int, Run]]] = {}
+    spellings: dict[str, str] = {}
     query = """SELECT events.*, sessions.source, sessions.idle_after_s, sessions.opened_utc, sessions.case_id,
             sessions.operator_id, cases.animal_id, cases.scan, animals.name AS animal, operators.name AS operator
         FROM events JOIN sessions ON sessions.id = session_id JOIN cases ON cases.id = case_id
         JOIN animals ON animals.id = animal_id JOIN operators ON operators.id = operator_id ORDER BY events.id"""
-    rows = db.execute(query).fetchall()
+    events = db.execute(query).fetchall()
+    rows = [row for row in events if row["withdrawn_utc"] is None]
+    withdrawn = Counter(
+        (row["case_id"], row["operator_id"]) for row in events if row["withdrawn_utc"] is not None
+    )
     for row in rows:
         key = row["case_id"], row["operator_id"]
         if key not in found:
             names = ("animal_id", "case_id", "operator_id", "animal", "scan", "operator", "opened_utc")
             found[key] = Review(*(row[name] for name in names), manual_reference_min=None)
-        _count(found[key], row)
+        structure = spellings.setdefault(structure_key(row["structure"]), row["structure"])
+        _count(found[key], row, structure)
         if row["kind"] == "run":
             run = Run(row["seconds"], *(row[name] for name in RUN_PARTS))
             runs.setdefault(row["case_id"], []).append((row["operator_id"], run))
@@ -331,11 +363,15 @@ def _collect(db: sqlite3.Connection) -> list[Review]:
     for (case, operator), review in found.items():
         review.runs = [run for _, run in runs.get(case, [])]
         review.own_runs = sum(who == operator for who, _ in runs.get(case, []))
+        review.withdrawn = withdrawn[case, operator]
     return list(found.values())
 
 
-def _count(review: Review, row: sqlite3.Row) -> None:
-    """Add one event to the review that it belongs to; events come in the order in which they were written."""
+def _count(review: Review, row: sqlite3.Row, structure: str) -> None:
+    """Add one event to the review that it belongs to; events come in the order in which they were written.
+
+    `structure` is the spelling that the study uses for the event's.
+    """
     kind, seconds = row["kind"], row["seconds"]
     review.sessions.add(row["session_id"])
     review.opened_utc = min(review.opened_utc, row["opened_utc"])
@@ -350,8 +386,8 @@ def _count(review: Review, row: sqlite3.Row) -> None:
         review.waiting_s += seconds
     elif kind in ("edit", "manual"):
         by_structure = review.editing if kind == "edit" else review.manual
-        by_structure[row["structure"]] = by_structure.get(row["structure"], 0.0) + seconds
-        if review.verdict and seconds > 0:
+        by_structure[structure] = by_structure.get(structure, 0.0) + seconds
+        if kind == "edit" and review.verdict and seconds > 0:
             review.verdict, review.edited_since = "", True
     elif kind in VERDICTS:
         review.verdict, review.edited_since = VERDICTS[kind], False
