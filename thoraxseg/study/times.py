@@ -52,8 +52,8 @@ DEFINITIONS = {
     "saved_min_paper": "manual_reference_min - runtime_s / 60.",
     "saved_percent_with_review": "100 saved_min / manual_reference_min.",
     "saved_min": "manual_reference_min - spent_s / 60 for accepted contours. Rejected ones still have to be made by "
-    "hand: what is missing of the reference in manual_s is taken off, too, so that they never save. Undefined until one "
-    "of the two is said.",
+    "hand: what is missing of the reference in manual_s is taken off, too, so that they never save. Undefined until "
+    "one of the two is said.",
     "withdrawn": "Entries that were taken back; they count nowhere.",
 }
 """What each key means, in one sentence; stands in every file that is written."""
