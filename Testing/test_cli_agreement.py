@@ -121,7 +121,7 @@ def test_a_table_called_like_the_result_is_not_overwritten_by_it(tmp_path, capsy
     table = write_table(tmp_path / "stats.csv", "scan,a,b\n s1,1,2\n s2,2,2")
     before = table.read_bytes()
     assert main(["stats", str(table), "-o", str(tmp_path)]) == 5
-    assert "stats.csv is there already" in capsys.readouterr().err
+    assert "has stats.csv already" in capsys.readouterr().err
     assert table.read_bytes() == before
     assert list(tmp_path.iterdir()) == [table]
 
@@ -131,7 +131,7 @@ def test_somebody_elses_consensus_is_not_overwritten(commands, tmp_path, capsys)
     mine.write_text("mine", encoding="utf-8")
     before = {path.name for path in tmp_path.iterdir()}
     assert main([*commands["observers"], "-o", str(tmp_path)]) == 5
-    assert "disagreement.nrrd is there already" in capsys.readouterr().err
+    assert "has disagreement.nrrd already" in capsys.readouterr().err
     assert mine.read_text("utf-8") == "mine"
     assert {path.name for path in tmp_path.iterdir()} == before
 
@@ -156,7 +156,7 @@ def test_a_file_in_place_of_the_folder_is_refused_before_the_work(tmp_path, caps
 def test_an_earlier_result_is_found_before_the_work(tmp_path, capsys):
     (tmp_path / "compare.html").write_text("earlier", encoding="utf-8")
     assert main(["compare", "-r", "gone.nrrd", "-p", "gone.nrrd", "-o", str(tmp_path)]) == 5
-    assert "compare.html is there already" in capsys.readouterr().err
+    assert "has compare.html already" in capsys.readouterr().err
 
 
 def test_work_that_fails_leaves_no_folder_behind(tmp_path, capsys):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from thoraxseg import files
 from thoraxseg.errors import InputError, OutputError
-from thoraxseg.files import check_writable, new_folder, publish_together, safe_name, sha256_file
+from thoraxseg.files import check_output, check_writable, new_folder, publish_together, safe_name, sha256_file
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and limits")
 not_root = pytest.mark.skipif(
@@ -398,3 +398,13 @@ def test_who_publishes_waits_until_another_process_is_done(tmp_path):
     os.close(other)
     assert run.wait(30) == 0
     assert (tmp_path / "result").read_text() == "whole"
+
+
+def test_an_earlier_result_is_noticed_before_the_work_starts_and_no_folder_is_left(tmp_path):
+    new = tmp_path / "a" / "b"
+    check_output(new, ["x.json"])
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"has x\.json already, and nothing is overwritten"):
+        check_output(tmp_path, ["y.json", "x.json"])
+    assert (tmp_path / "x.json").read_text() == "{}"

@@ -14,12 +14,11 @@ import pytest
 pytest.importorskip("nnunetv2", reason="nnU-Net, which trains the models of these tests, is not installed")
 
 import nibabel
-import torch
 
 from thoraxseg.cli import main
 from thoraxseg.io import read_segmentation, read_volume
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.usefixtures("one_thread")]
 
 SCRIPT = Path(__file__).with_name("nnunet_training.py")
 CT, MR = "Dataset701_MouseCT", "Dataset702_MouseMR"
@@ -43,15 +42,6 @@ def trained(tmp_path_factory):
         assert done.returncode == 0, log.read()[-5000:]
     yield folder
     shutil.rmtree(folder)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads that wait for one another make small networks slow on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -30,15 +30,6 @@ BARE = SegmentOptions(device="cpu", mirroring="none", postprocess="none", uncert
 LABELS = {1: "lungs", 2: "tumors"}
 
 
-@pytest.fixture(scope="module")
-def one_thread():
-    """Threads that wait for one another make small networks slow on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def lively(model):
     """Make the network of a model tell one voxel from another, which random ones hardly do."""
     path = model / "fold_0" / "checkpoint_final.pth"
@@ -395,7 +386,7 @@ def test_a_case_that_looks_like_a_formula_is_none_in_a_spreadsheet(name, found, 
 @pytest.mark.parametrize("name", ["sweep.csv", "sweep.json"])
 def test_an_earlier_sweep_is_never_overwritten(name, found, tmp_path):
     (tmp_path / name).write_text("mine")
-    with pytest.raises(OutputError, match=rf"{name} exists\. Choose another --output"):
+    with pytest.raises(OutputError, match=rf"has {name} already"):
         write_sweep(found, tmp_path)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
 
@@ -453,7 +444,7 @@ def test_another_number_of_checkpoints_is_wrong_usage(count, cases, models, tmp_
         (lambda cases, out: cases.unlink(), 3, "cases.csv"),
         (lambda cases, out: (cases.parent / "truth0.nrrd").unlink(), 3, "cases.csv, line 2"),
         (lambda cases, out: shutil.copy(cases, out.with_name("out")), 5, "out"),
-        (lambda cases, out: (out.mkdir(), (out / "sweep.csv").touch()), 5, "sweep.csv exists"),
+        (lambda cases, out: (out.mkdir(), (out / "sweep.csv").touch()), 5, "has sweep.csv already"),
     ],
     ids=["no table", "no reference", "a file as output", "an earlier sweep"],
 )

@@ -9,7 +9,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -126,6 +126,24 @@ def new_folder(folder: Path, doing: str = "writing") -> Iterator[Path]:
 def check_writable(folder: Path) -> None:
     """Make `folder` and a file in it, before long work starts, or raise OutputError saying why not."""
     shutil.rmtree(new_scratch(Path(folder)), ignore_errors=True)
+
+
+def check_free(folder: Path, names: Iterable[str]) -> None:
+    """Raise OutputError where files of such names are: an earlier result, or the very file that was read."""
+    if taken := [name for name in names if (folder / name).exists()]:
+        raise OutputError(
+            f"{folder}: has {', '.join(taken)} already, and nothing is overwritten. Choose another --output."
+        )
+
+
+def check_output(folder: Path, names: Iterable[str]) -> None:
+    """Raise OutputError before long work starts where writing these files would after it; leaves no folder behind."""
+    folder = Path(folder)
+    check_free(folder, names)
+    new = [one for one in (folder, *folder.parents) if not one.exists()]
+    check_writable(folder)
+    for one in new:
+        one.rmdir()
 
 
 def new_scratch(folder: Path) -> Path:

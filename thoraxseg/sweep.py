@@ -14,8 +14,8 @@ import numpy as np
 from thoraxseg import inference, report, roads
 from thoraxseg.checkpoints import Checkpoint
 from thoraxseg.checkpoints.ensemble import ensemble_of
-from thoraxseg.errors import InputError, OutputError
-from thoraxseg.files import check_writable, publish_together
+from thoraxseg.errors import InputError
+from thoraxseg.files import check_output, publish_together
 from thoraxseg.io import hash_input, read_segmentation, read_volume
 from thoraxseg.metrics import dice
 from thoraxseg.options import Postprocess, SegmentOptions, Uncertainty
@@ -140,24 +140,13 @@ def sweep(
     }
 
 
-def check_output(folder: Path) -> None:
-    """Raise OutputError before the work starts where `write_sweep` would after it."""
-    folder = Path(folder)
-    if taken := [name for name in NAMES if (folder / name).exists()]:
-        raise OutputError(f"{folder / taken[0]} exists. Choose another --output, or move it away.")
-    new = not folder.exists()
-    check_writable(folder)
-    if new:
-        folder.rmdir()
-
-
 def write_sweep(found: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write `sweep.json` (everything) and `sweep.csv` (one row a case, w and structure); return their paths.
 
     Raises OutputError when the folder has a sweep already or cannot be written.
     """
     folder = Path(folder)
-    check_output(folder)
+    check_output(folder, NAMES)
     with publish_together(folder, marker="sweep.json") as scratch:
         write_csv(scratch / "sweep.csv", ["case", "w", "structure", "dice", "both_empty"], found["rows"])
         text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)

@@ -364,7 +364,7 @@ def test_the_phantom_says_loudly_what_it_is_and_needs_no_data(paper, tmp_path, c
         assert all(math.isfinite(float(row[key])) for key in ("ours", "difference") if row[key])
     page = (tmp_path / "out" / "reproduce.html").read_text("utf-8")
     assert "PHANTOM" in page and "What differs from the paper" in page
-    with pytest.raises(OutputError, match="exists"):
+    with pytest.raises(OutputError, match="nothing is overwritten"):
         run(paper, "--phantom", "-o", tmp_path / "out")
 
 

@@ -12,8 +12,7 @@ from typing import Any
 
 from thoraxseg import RESEARCH_USE
 from thoraxseg.agreement.words import some
-from thoraxseg.errors import OutputError
-from thoraxseg.files import check_writable, publish_together
+from thoraxseg.files import check_free, check_output, publish_together
 from thoraxseg.report import DataTable, Picture, Section, printable, render_report, versions
 from thoraxseg.tables import write_csv
 
@@ -92,22 +91,9 @@ def collapsed(said: Iterable[tuple[str, str]]) -> list[str]:
     ]
 
 
-def check_output(folder: Path, stem: str) -> None:
-    """Raise OutputError before the work starts where `write` would after it; leaves no folder behind."""
-    folder = Path(folder)
-    _check_free(folder, [f"{stem}.json", f"{stem}.html", f"{stem}.csv"])
-    new = [one for one in (folder, *folder.parents) if not one.exists()]
-    check_writable(folder)
-    for one in new:
-        one.rmdir()
-
-
-def _check_free(folder: Path, names: Iterable[str]) -> None:
-    """Raise OutputError where files of such names are: an earlier result, or the very table that was read."""
-    if taken := [name for name in names if (folder / name).exists()]:
-        raise OutputError(
-            f"{folder}: {', '.join(taken)} is there already, and nothing is overwritten. Choose another --output."
-        )
+def names_of(stem: str) -> tuple[str, ...]:
+    """Return the files that every command writes; more depend on what it finds."""
+    return f"{stem}.json", f"{stem}.html", f"{stem}.csv"
 
 
 def free_folder(stem: str) -> Path:
@@ -126,7 +112,7 @@ def write(report: Report, folder: Path) -> list[Path]:
     is there.
     """
     folder = Path(folder)
-    check_output(folder, report.stem)
+    check_output(folder, names_of(report.stem))
     marker = f"{report.stem}.json"
     with publish_together(folder, marker=marker) as scratch:
         for suffix, table in report.tables.items():
@@ -140,7 +126,7 @@ def write(report: Report, folder: Path) -> list[Path]:
         text = json.dumps(report.record, indent=2, ensure_ascii=False, allow_nan=False)
         (scratch / marker).write_text(text + "\n", encoding="utf-8")
         names = sorted(path.name for path in scratch.iterdir())
-        _check_free(folder, names)
+        check_free(folder, names)
     return [folder / name for name in names]
 
 

@@ -130,12 +130,13 @@ def measuring_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 def hand_out(stem: str, output: Path | None, as_json: bool, work: Callable[[Progress], Report]) -> None:
     """Do the work, write its files, print its tables or its JSON; failed cases end with an error."""
-    from thoraxseg.agreement.writing import check_output, free_folder, write
+    from thoraxseg.agreement.writing import free_folder, names_of, write
+    from thoraxseg.files import check_output
 
     if output is None and not as_json:
         output = free_folder(stem)
     if output is not None:
-        check_output(output, stem)
+        check_output(output, names_of(stem))
     with progress_bar() as progress:
         report = work(progress)
         paths = [] if output is None else write(report, output)

@@ -78,7 +78,8 @@ def reproduce(
       thoraxseg reproduce malimban --data mice -c 3d_fullres=mouse-ct \\
         -c AIMOS=aimos.pth -o tables
     """  # noqa: D301 - click wants the control character
-    from thoraxseg.reproduce import Request, check_output, parse_checkpoint, write
+    from thoraxseg.files import check_output
+    from thoraxseg.reproduce import NAMES, Request, parse_checkpoint, write
     from thoraxseg.reproduce import reproduce as run
 
     request = Request(
@@ -93,7 +94,7 @@ def reproduce(
         Device(device),
     )
     if output is not None:
-        check_output(output)
+        check_output(output, NAMES)
     with progress_bar() as progress:
         done = run(request, part(progress, 0.0, 0.9))
         paths = [] if output is None else write(done, output, part(progress, 0.9, 1.0))

@@ -228,7 +228,8 @@ def sweep(
     Example:
       thoraxseg sweep validation.csv -c unet.pth -c deepmedic.pth -o sweep
     """  # noqa: D301 - click wants the control character
-    from thoraxseg.sweep import check_output, read_cases, write_sweep
+    from thoraxseg.files import check_output
+    from thoraxseg.sweep import NAMES, read_cases, write_sweep
     from thoraxseg.sweep import sweep as sweep_over
 
     if len(names) != 2:
@@ -236,7 +237,7 @@ def sweep(
             f"sweep: expected two checkpoints (--checkpoint A --checkpoint B), got {len(names)}."
         )
     cases = read_cases(table)
-    check_output(output)
+    check_output(output, NAMES)
     with progress_bar() as progress:
         checkpoints = _opened(names, lungs, Choice(), None, space, progress).members
         found = sweep_over(cases, checkpoints, space, SegmentOptions(device=device), progress)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thoraxseg.reproduce.harness import NAMES, Reproduction, Request, check_output, reproduce, write
+from thoraxseg.reproduce.harness import NAMES, Reproduction, Request, reproduce, write
 from thoraxseg.reproduce.published import PAPERS, read_paper
 from thoraxseg.reproduce.running import parse_checkpoint
 
@@ -11,7 +11,6 @@ __all__ = [
     "PAPERS",
     "Reproduction",
     "Request",
-    "check_output",
     "parse_checkpoint",
     "read_paper",
     "reproduce",

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from thoraxseg import RESEARCH_USE, report
-from thoraxseg.errors import OptionError, OutputError
-from thoraxseg.files import check_writable, publish_together
+from thoraxseg.errors import OptionError
+from thoraxseg.files import check_output, publish_together
 from thoraxseg.options import Device, SegmentOptions
 from thoraxseg.progress import Progress, part, silent
 from thoraxseg.report import DataTable, Section
@@ -203,24 +203,13 @@ def _canonical(paper: str, name: str) -> str:
     return next((row for row in rows_of(paper) if row.casefold() == name.casefold()), name)
 
 
-def check_output(folder: Path) -> None:
-    """Raise OutputError before the work starts where `write` would after it."""
-    folder = Path(folder)
-    if taken := [name for name in NAMES if (folder / name).exists()]:
-        raise OutputError(f"{folder / taken[0]} exists. Choose another --output, or move it away.")
-    new = not folder.exists()
-    check_writable(folder)
-    if new:
-        folder.rmdir()
-
-
 def write(done: Reproduction, folder: Path, progress: Progress = silent) -> list[Path]:
     """Write `reproduce.json` (everything), `.csv` (a row a cell) and `.html`, all or none; return their paths.
 
     Raises OutputError when the folder has such files already or cannot be written.
     """
     folder = Path(folder)
-    check_output(folder)
+    check_output(folder, NAMES)
     with publish_together(folder, marker=NAMES[0]) as scratch:
         text = json.dumps(done.record, indent=2, ensure_ascii=False, allow_nan=False)
         (scratch / NAMES[0]).write_text(text + "\n", "utf-8")
