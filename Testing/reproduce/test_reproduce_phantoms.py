@@ -12,7 +12,7 @@ from scipy.ndimage import binary_erosion
 from scipy.spatial import cKDTree
 
 from thoraxseg.checkpoints import open_checkpoint
-from thoraxseg.cli import reproducing
+from thoraxseg.cli import app
 from thoraxseg.errors import InputError, OptionError, OutputError
 from thoraxseg.io import read_volume
 from thoraxseg.options import SegmentOptions
@@ -24,7 +24,9 @@ RAW = {"device": "cpu", "uncertainty": "none", "postprocess": "none"}
 
 
 def run(*words):
-    reproducing.reproduce.main(list(map(str, words)), standalone_mode=False)
+    """Run the command below its parent, as a user does, and let errors through."""
+    with app.make_context("thoraxseg", ["reproduce", *map(str, words)]) as context:
+        app.invoke(context)
 
 
 @pytest.fixture(scope="module")
