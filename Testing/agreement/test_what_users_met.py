@@ -84,7 +84,7 @@ def test_swapped_lungs_are_warned_of(tmp_path, capsys):
         tmp_path / "p.seg.nrrd", HEART + RIGHT + LEFT, {1: "Heart", 2: "Left lung", 3: "Right lung"}
     )
     warnings = record_of(capsys, "compare", "-r", one, "-p", other)["warnings"]
-    assert any("right and left look swapped. 128 voxels" in text for text in warnings)
+    assert any("look swapped in one of the two. 128 voxels" in text for text in warnings)
     assert any("look swapped" in text for text in record_of(capsys, "observers", one, other)["warnings"])
     table = write_table(tmp_path / "c.csv", "case,reference,net\ns1,r.seg.nrrd,p.seg.nrrd")
     assert any("look swapped" in text for text in record_of(capsys, "evaluate", table)["warnings"])
@@ -261,3 +261,109 @@ def test_a_cropped_segmentation_is_put_in_its_place_voxel_for_voxel(tmp_path, ca
     other = write_map(tmp_path / "crop.nrrd", HEART[1:8, 4:12, 1:9], matrix=matrix)
     assert "--resample puts it in its place" in refused(capsys, "compare", "-r", one, "-p", other)
     assert record_of(capsys, "compare", "-r", one, "-p", other, "--resample")["structures"][0]["dsc"] == 1
+
+
+def test_labels_beyond_32_bits_are_refused_instead_of_agreeing_perfectly(tmp_path, capsys):
+    one = write_map(tmp_path / "r.nrrd", HEART.astype(np.uint32) * 3_000_000_000)
+    other = write_map(tmp_path / "p.nrrd", RIGHT.astype(np.uint32) // 2 * 3_000_000_000)
+    assert "expected labels from 0 to 2,147,483,647" in refused(capsys, "compare", "-r", one, "-p", other)
+    as_float = write_map(tmp_path / "f.nrrd", HEART.astype(np.float64) * 3e9)
+    assert "expected labels from 0 to 2,147,483,647" in refused(
+        capsys, "compare", "-r", as_float, "-p", other
+    )
+    words = ("compare", "-r", one, "-p", other, "--labels", "99999999999999999999=x")
+    assert "expected whole numbers from 1 up" in refused(capsys, *words, status=2)
+
+
+def test_large_labels_that_fit_keep_their_number_and_their_voxels(tmp_path, capsys):
+    one = write_map(tmp_path / "r.nrrd", HEART.astype(np.int32) * 2_000_000_000)
+    record = record_of(capsys, "compare", "-r", one, "-p", one)
+    assert [(row["label"], row["dsc"], row["voxels_both"]) for row in record["structures"]] == [
+        (2_000_000_000, 1, 64)
+    ]
+
+
+def test_two_values_of_one_name_are_one_structure_also_against_a_file_that_names_nothing(tmp_path, capsys):
+    one = write_map(tmp_path / "r.nrrd", RIGHT // 2 + (LEFT // 3) * 2)
+    other = write_map(tmp_path / "p.nrrd", RIGHT // 2 + (LEFT // 3) * 2)
+    record = record_of(capsys, "compare", "-r", one, "-p", other, "--labels", "reference:1=lungs,2=lungs")
+    assert [(row["name"], row["dsc"], row["voxels_both"]) for row in record["structures"]] == [
+        ("Lungs", 1, 128)
+    ]
+
+
+def test_a_structure_cannot_become_part_of_two(tmp_path, capsys):
+    one = write_segments(tmp_path / "r.seg.nrrd", HEART + RIGHT + LEFT, ORGANS)
+    for merges in (
+        ("a=heart+right lung", "b=right lung+left lung"),
+        ("lungs=right lung+left lung", "t=lungs+heart"),
+    ):
+        words = [word for text in merges for word in ("--merge", text)]
+        assert "stands in more than one" in refused(capsys, "compare", "-r", one, "-p", one, *words, status=2)
+
+
+def test_a_number_in_merge_means_no_segment_that_has_a_name(tmp_path, capsys):
+    one = write_segments(
+        tmp_path / "r.seg.nrrd", RIGHT // 2 + (LEFT // 3) * 2, {1: "Right lung", 2: "Left lung"}
+    )
+    other = write_segments(tmp_path / "p.seg.nrrd", HEART + RIGHT + LEFT, ORGANS)
+    text = refused(capsys, "compare", "-r", one, "-p", other, "--merge", "lungs=1+2")
+    assert "none of 1, 2 is in the masks" in text
+
+
+def test_a_failed_answer_is_no_zero_for_an_organ_that_the_reference_lacks(tmp_path, capsys):
+    write_segments(tmp_path / "full.seg.nrrd", HEART + RIGHT + LEFT, ORGANS)
+    write_segments(tmp_path / "heart.seg.nrrd", HEART, {1: "Heart"})
+    table = write_table(
+        tmp_path / "c.csv",
+        """case,animal,reference,net,aimos
+        s1,m1,full.seg.nrrd,full.seg.nrrd,full.seg.nrrd
+        s2,m2,heart.seg.nrrd,failed,full.seg.nrrd""",
+    )
+    record = record_of(capsys, "evaluate", table)
+    cells = {(c["structure"], c["model"]): c for c in record["summary"] if c["measure"] == "dsc"}
+    assert (cells["right_lung", "net"]["n_failed"], cells["right_lung", "net"]["n_missing"]) == (0, 1)
+    assert cells["right_lung", "net"]["mean_with_failed"] == 1
+    assert (cells["heart", "net"]["n_failed"], cells["heart", "net"]["mean_with_failed"]) == (1, 0.5)
+    assert not any("no file has it" in note for note in record["notes"])
+
+
+def test_a_measure_or_a_model_asked_for_twice_counts_once(tmp_path, capsys):
+    for name, shift in (("r", 0), ("p", 1), ("q", 2)):
+        write_map(tmp_path / f"{name}.nrrd", box((2, 5, 4 + shift), (10, 10, 10)))
+    rows = "\n".join(f"s{n},r.nrrd,p.nrrd,q.nrrd" for n in range(6))
+    table = write_table(tmp_path / "c.csv", f"case,reference,a,b\n{rows}")
+    record = record_of(capsys, "evaluate", table, "--base", "a", "--measure", "dsc", "--measure", "dsc")
+    (cell,) = (c for c in record["summary"] if c["model"] == "b")
+    assert cell["p"] == cell["p_holm"] == cell["p_with_failed"] == 2 / 2**6
+    study = write_table(tmp_path / "s.csv", "case,anna,ben,net\ns1,r.nrrd,p.nrrd,q.nrrd")
+    words = ["observers", str(study), "--model", "net", "--model", "net", "-o", str(tmp_path / "out")]
+    assert main(words) == 0
+
+
+def test_means_over_slices_bring_what_must_be_read_beside_them(tmp_path, capsys):
+    write_map(tmp_path / "r.nrrd", HEART)
+    table = write_table(tmp_path / "c.csv", "case,reference,net\ns1,r.nrrd,r.nrrd")
+    record = record_of(capsys, "evaluate", table, "--measure", "f1_slice_mean")
+    found = {cell["measure"]: cell["mean"] for cell in record["summary"]}
+    assert found == {
+        "f1_slice_mean": 1,
+        "f1_slice_positive_mean": 1,
+        "slice_share_without_reference": 10 / 14,
+    }
+
+
+def test_every_dash_of_a_table_has_its_reason_beside_it(tmp_path):
+    write_map(tmp_path / "r.nrrd", 0 * HEART)
+    write_map(tmp_path / "p.nrrd", HEART)
+    words = ["compare", "-r", str(tmp_path / "r.nrrd"), "-p", str(tmp_path / "p.nrrd"), "--lesions", "1"]
+    assert main([*words, "-o", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "compare.html").read_text("utf-8")
+    for key in ("volume_difference_percent", "f1_slice_positive_mean", "recall, mean_dice_reference"):
+        assert f"{key} undefined" in page or f"{key}," in page, key
+
+
+def test_staple_of_a_table_is_not_dropped_without_a_word(tmp_path, capsys):
+    write_map(tmp_path / "r.nrrd", HEART)
+    study = write_table(tmp_path / "s.csv", "case,anna,ben\ns1,r.nrrd,r.nrrd")
+    assert "give --write-masks, too" in refused(capsys, "observers", study, "--staple", status=2)

@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 
 from thoraxseg.checkpoints import open_checkpoint
 from thoraxseg.cli import app
+from thoraxseg.cli.stops import ended_by_signals
 from thoraxseg.errors import InputError, OptionError, OutputError
 from thoraxseg.io import read_volume
 from thoraxseg.options import SegmentOptions
@@ -25,7 +26,7 @@ RAW = {"device": "cpu", "uncertainty": "none", "postprocess": "none"}
 
 def run(*words):
     """Run the command below its parent, as a user does, and let errors through."""
-    with app.make_context("thoraxseg", ["reproduce", *map(str, words)]) as context:
+    with ended_by_signals(), app.make_context("thoraxseg", ["reproduce", *map(str, words)]) as context:
         app.invoke(context)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from thoraxseg.agreement.animals import compare_animals
 from thoraxseg.agreement.words import DASH, MM3, PLUS_MINUS, fixed, mean_and_sd, p_value
-from thoraxseg.errors import OptionError
+from thoraxseg.errors import InputError, OptionError
 from thoraxseg.metrics import benjamini_hochberg, compare_paired, holm, summary
 from thoraxseg.report import DataTable
 
@@ -41,14 +41,15 @@ MEASURES = {
     "hd95_pooled_mm": Measure("HD95 (pooled)", "mm", median_decimals=2),
     "volume_difference_mm3": Measure("Volume difference", MM3, 1, 1),
     "volume_difference_percent": Measure("Volume difference", "%", 1, 1),
+    "slice_share_without_reference": Measure("Slices without it"),
     "f1_slice_mean": Measure("F1 (slices)", is_overlap=True),
     "iou_slice_mean": Measure("IoU (slices)", is_overlap=True),
     "f1_slice_positive_mean": Measure("F1 (positive slices)", is_overlap=True),
     "iou_slice_positive_mean": Measure("IoU (positive slices)", is_overlap=True),
 }
 """Decimals as in the tables of the mouse CT paper."""
-SCORE_DECIMALS = 6
-"""Scores are rounded so before they are tested: to a nanometer, which no scan resolves."""
+MM_DECIMALS = 6
+"""Distances are rounded so before they are tested: to a nanometer, which no scan resolves."""
 HEADLINE = ("dsc", "msd_mm", "hd95_mm")
 
 
@@ -148,10 +149,11 @@ class ModelTable:
                 "Structure",
                 "Model",
                 "Measure",
-                "Scans (used)",
+                "Scans: n, used, zero, missing",
                 "Difference [95 % CI]",
                 "Rank-biserial",
                 "p",
+                "p Pratt",
                 "p Holm",
             ),
             *("p BH", "Animals", "p over animals"),
@@ -164,16 +166,18 @@ class ModelTable:
             rows.append(
                 [
                     *(cell["name"], cell["model"], MEASURES[cell["measure"]].title),
-                    f"{scans['n']} ({scans['n_used']})",
+                    f"{scans['n']}, {scans['n_used']}, {scans['n_zero']}, {scans['n_missing']}",
                     _effect(scans) + (" \N{DOUBLE DAGGER}" if cell["below_quarter_voxel"] else ""),
                     fixed(scans["rank_biserial"], 2),
-                    *(p_value(cell[key]) for key in ("p", "p_holm", "p_bh")),
+                    *map(p_value, (cell["p"], scans["p_pratt"], cell["p_holm"], cell["p_bh"])),
                     *((str(animals["n"]), _over_animals(animals)) if animals else (DASH, DASH)),
                 ]
             )
         notes = [
             f"Difference: Hodges-Lehmann estimate of model minus {self.base}. Holm and Benjamini-Hochberg over all "
-            "tests of this table. Over animals: a measure is averaged over an animal's scans first.",
+            "tests of this table. Over animals: a measure is averaged over an animal's scans first. Scans: with both "
+            "scores, differing, alike (left out of the ranks; Pratt ranks them along), without one of the two. "
+            "Distances count to 1e-6 mm.",
         ]
         if any(cell["animals"] and not cell["animals"]["can_be_significant"] for cell in self.cells):
             notes.append("(too few): so few animals differ that no result could be significant.")
@@ -205,9 +209,13 @@ def model_table(
     `median_with_failed`; against the base model `scans` and `animals` (see `compare_paired`; a = model, b = base), the
     raw `p` over scans, `p_with_failed`, `p_holm` and `p_bh` over all tests of the table, `significant` (raw
     p < alpha), `significant_holm`, and `below_quarter_voxel`.
-    Over animals means over an animal's complete pairs first. Raises OptionError for an unknown base or measure.
+    Over animals means over an animal's complete pairs first. Raises OptionError for an unknown base or measure,
+    InputError for two rows of one case, model and structure.
     """
     models = list(dict.fromkeys(row.model for row in rows))
+    measures = tuple(dict.fromkeys(measures))
+    if len({(row.case, row.model, row.structure) for row in rows}) < len(rows):
+        raise InputError("scores: expected one for every case, model and structure, got two for one of them.")
     if base is not None and base not in models:
         raise OptionError(f"base model: expected one of {', '.join(models)}, got {base!r:.80}.")
     if unknown := [key for key in measures if key not in MEASURES]:
@@ -232,7 +240,7 @@ def model_table(
     for cell in cells:
         cell["significant"] = cell["p"] is not None and cell["p"] < alpha
         cell["significant_holm"] = cell["p_holm"] is not None and cell["p_holm"] < alpha
-    return ModelTable(base, tuple(measures), alpha, cells, excluded)
+    return ModelTable(base, measures, alpha, cells, excluded)
 
 
 _UNTESTED: dict[str, Any] = {
@@ -262,7 +270,7 @@ def _summarized(own: Mapping[str, Scored], key: str) -> dict[str, Any]:
 
 def _tested(own: Mapping[str, Scored], base: Mapping[str, Scored], key: str, alpha: float) -> dict[str, Any]:
     cases = list(dict.fromkeys([*base, *own]))
-    a, b = ([_for_test(_score(rows, case, key)) for case in cases] for rows in (own, base))
+    a, b = ([_for_test(_score(rows, case, key), key) for case in cases] for rows in (own, base))
     scans = compare_paired(a, b, alpha)
     animals = [(base.get(case) or own[case]).animal for case in cases]
     voxels = [row.voxel_mm for row in own.values() if row.voxel_mm is not None]
@@ -274,7 +282,7 @@ def _tested(own: Mapping[str, Scored], base: Mapping[str, Scored], key: str, alp
     )
     with_failed = None
     if MEASURES[key].is_overlap:
-        filled = ([_score(rows, case, key, 0.0) for case in cases] for rows in (own, base))
+        filled = ([_for_test(_score(rows, case, key, 0.0), key) for case in cases] for rows in (own, base))
         with_failed = compare_paired(*filled, alpha)["p"]
     return {
         "scans": scans,
@@ -285,9 +293,9 @@ def _tested(own: Mapping[str, Scored], base: Mapping[str, Scored], key: str, alp
     }
 
 
-def _for_test(score: float | None) -> float | None:
-    """Return a score without the noise of 32-bit spacing, which would break ties between scans and make ranks."""
-    return None if score is None else round(score, SCORE_DECIMALS)
+def _for_test(score: float | None, key: str) -> float | None:
+    """Return a score; in mm without the noise of 32-bit spacing, which would make ranks of ties between scans."""
+    return score if score is None or MEASURES[key].unit != "mm" else round(score, MM_DECIMALS)
 
 
 def _score(rows: Mapping[str, Scored], case: str, key: str, failed_as: float | None = None) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ def _scores_table(rows: Sequence[Mapping[str, Any]]) -> DataTable:
     notes = []
     for row in rows:
         notes += [f"{row['name']}: {flag}" for flag in row["flags"]]
-        notes += [f"{row['name']}: {text}" for text in whys(row["undefined"], dict(keys))]
+        notes += _why_not([row], dict(keys))
     tolerances = {row["nsd_tolerance_mm"] for row in rows}
     notes.append(f"Surface Dice at a tolerance of {', '.join(f'{one:g}' for one in sorted(tolerances))} mm.")
     return DataTable("Overlap and surface distances", columns, cells, notes)
@@ -73,7 +73,7 @@ def _volumes_table(rows: Sequence[Mapping[str, Any]]) -> DataTable:
         ]
         for row in rows
     ]
-    return DataTable("Volumes", columns, cells)
+    return DataTable("Volumes", columns, cells, _why_not(rows, ("volume_difference_percent",)))
 
 
 def _slices_table(rows: Sequence[Mapping[str, Any]], how: Measuring) -> DataTable:
@@ -101,7 +101,12 @@ def _slices_table(rows: Sequence[Mapping[str, Any]], how: Measuring) -> DataTabl
     notes = [
         f"Slices along {how.slice_axis} of the reference's file. Positive: the reference holds the structure."
     ]
-    return DataTable("Means over slices", columns, cells, notes)
+    return DataTable("Means over slices", columns, cells, [*notes, *_why_not(rows, keys)])
+
+
+def _why_not(rows: Sequence[Mapping[str, Any]], keys: Collection[str]) -> list[str]:
+    """Return why some numbers of a table are missing."""
+    return [f"{row['name']}: {text}" for row in rows for text in whys(row["undefined"], keys)]
 
 
 def _slice_scores(matched: Matched, how: Measuring) -> dict[str, dict[str, list[float]]]:
@@ -124,7 +129,8 @@ def _lesion_tables(rows: Sequence[Mapping[str, Any]]) -> list[DataTable]:
                 for key in _LESION_COLUMNS
             ]
         ]
-        tables.append(DataTable(f"{row['name']}: lesions found", list(_LESION_COLUMNS.values()), summary))
+        title, why = f"{row['name']}: lesions found", whys(found["undefined"], _LESION_COLUMNS)
+        tables.append(DataTable(title, list(_LESION_COLUMNS.values()), summary, why))
     return tables
 
 

@@ -33,12 +33,38 @@ from thoraxseg.progress import Progress, part, silent
 from thoraxseg.report import printable
 from thoraxseg.segmentation import STRUCTURES, Structure
 
+UNCONTOURED = "not contoured in the reference"
+SUMMARY_DEFINITIONS = {
+    "n_cases": "Scans of the table; n, n_undefined, n_failed and n_missing make n_cases.",
+    "n": "Scans with a score.",
+    "n_undefined": "Scans whose score is undefined, such as the distance of an empty mask.",
+    "n_failed": "Scans in which the model gave no answer; 0 in the overlap of mean_with_failed, sd_with_failed, "
+    "median_with_failed and p_with_failed.",
+    "n_missing": "Scans in which a file could not be read or compared, or the reference's observer did not contour it.",
+    "mean, sd, median": "Over the n scans, SD with ddof 1.",
+    "scans, animals": "The test against the base model, a = model, b = base, over scans and over animals (a measure is "
+    "averaged over an animal's scans first): two-sided Wilcoxon signed-rank test, exact; effect: Hodges-Lehmann "
+    "estimate of a - b with its interval. Distances count to 1e-6 mm, so that the noise of 32-bit headers makes no "
+    "ranks.",
+    "p": "Of the test over scans, without correction; p_holm and p_bh: corrected for all tests of the table by Holm "
+    "and by Benjamini and Hochberg.",
+    "significant, significant_holm": "Whether p and p_holm are below alpha.",
+    "below_quarter_voxel": "Whether a difference in mm is smaller than a quarter of the smallest voxel spacing.",
+}
 _SUMMARY = (
     *("structure", "model", "measure", "n_cases", "n", "n_undefined", "n_failed", "n_missing"),
     *("mean", "sd", "median", "mean_with_failed", "sd_with_failed", "median_with_failed"),
     *("p", "p_with_failed", "p_holm", "p_bh", "significant", "significant_holm", "below_quarter_voxel"),
     *("effect", "effect_low", "effect_high", "rank_biserial", "p_pratt"),
-    *("scans_n", "scans_n_used", "scans_n_zero", "animals_n", "animals_p", "animals_smallest_possible_p"),
+    *(
+        "scans_n",
+        "scans_n_used",
+        "scans_n_zero",
+        "scans_n_missing",
+        "animals_n",
+        "animals_p",
+        "animals_smallest_possible_p",
+    ),
 )
 
 
@@ -63,6 +89,7 @@ def evaluate(
     """
     cohort = read_manifest(manifest, ("reference",))
     _check(cohort, base, measures)
+    measures = _with_context(measures)
     reading, how = reading or Reading(), how or Measuring()
     reading.check_roles(("reference", *cohort.readers))
     found = _Evaluation(cohort, reading, how, absent)
@@ -74,7 +101,7 @@ def evaluate(
     unknown = how.said_unknown(found.names.values(), {row["label"] for row in found.rows})
     asked = {"base": base, "measures": list(measures), "alpha": alpha}
     record = finished(
-        DEFINITIONS,
+        {**DEFINITIONS, **SUMMARY_DEFINITIONS},
         {**how.to_record(), **reading.to_record(), "absent": absent.value, **asked},
         [*collapsed(found.notes), *found.said_absent(), *_said_untested(cohort, base)],
         [
@@ -126,6 +153,18 @@ def _check(cohort: Manifest, base: str | None, measures: Sequence[str]) -> None:
         )
     if unknown := [key for key in measures if key not in MEASURES]:
         raise OptionError(f"--measure: unknown {', '.join(unknown)}; known are {', '.join(MEASURES)}.")
+
+
+def _with_context(measures: Sequence[str]) -> list[str]:
+    """Return the measures, each once, those over slices with what must be read beside them.
+
+    Most slices hold no tumor, so a network that finds nothing scores well: see DEFINITIONS of the slice means.
+    """
+    found = list(dict.fromkeys(measures))
+    for score in ("f1", "iou"):
+        if f"{score}_slice_mean" in found:
+            found += [f"{score}_slice_positive_mean", "slice_share_without_reference"]
+    return list(dict.fromkeys(found))
 
 
 @dataclass
@@ -231,22 +270,13 @@ class _Evaluation:
             found.append(Scored(*about, OK, "", scores, row["undefined"], self.voxels[row["case"]]))
         for scan, model, key, name in self.uncontoured:
             animal = scan.animal if self.cohort.has_animals else ""
-            found.append(
-                Scored(scan.case, animal, model, key, name, MISSING, "not contoured in the reference")
-            )
+            found.append(Scored(scan.case, animal, model, key, name, MISSING, UNCONTOURED))
+        lacking = {(scan.case, key) for scan, _, key, _ in self.uncontoured}
         for scan, model, status, reason in self._unanswered():
-            found += [
-                Scored(
-                    scan.case,
-                    scan.animal if self.cohort.has_animals else "",
-                    model,
-                    key,
-                    name,
-                    status,
-                    reason,
-                )
-                for key, name in self.names.items()
-            ]
+            animal = scan.animal if self.cohort.has_animals else ""
+            for key, name in self.names.items():
+                said = (MISSING, UNCONTOURED) if (scan.case, key) in lacking else (status, reason)
+                found.append(Scored(scan.case, animal, model, key, name, *said))
         return found
 
     def _unanswered(self) -> list[tuple[Scan, str, str, str]]:
@@ -292,6 +322,7 @@ class _Evaluation:
         found = []
         for key, name in self.names.items():
             having = {row["case"] for row in self.rows if row["structure"] == key}
+            having |= {scan.case for scan, _, other, _ in self.uncontoured if other == key}
             if lacking := [case for case in measured if case not in having]:
                 found.append(
                     f"{name}: no file has it in {len(lacking)} of {len(measured)} scans ({some(lacking)}); they have "
@@ -343,6 +374,6 @@ def _summary_row(cell: Mapping[str, Any]) -> dict[str, Any]:
         **{
             key: scans.get(key) for key in ("effect", "effect_low", "effect_high", "rank_biserial", "p_pratt")
         },
-        **{f"scans_{key}": scans.get(key) for key in ("n", "n_used", "n_zero")},
+        **{f"scans_{key}": scans.get(key) for key in ("n", "n_used", "n_zero", "n_missing")},
         **{f"animals_{key}": animals.get(key) for key in ("n", "p", "smallest_possible_p")},
     }

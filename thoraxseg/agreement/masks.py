@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,12 +12,12 @@ import numpy as np
 
 from thoraxseg.checkpoints.structures import named, other
 from thoraxseg.errors import InputError, OptionError
-from thoraxseg.io import StackGeometry, hash_input, read_label_map
+from thoraxseg.io import MAX_LABEL, StackGeometry, hash_input, read_label_map
 from thoraxseg.report import printable
 from thoraxseg.segmentation import Segmentation, Structure
 from thoraxseg.volume import spacing_mm
 
-MAX_LABELS = 256
+MAX_LABELS = 150
 """More different values than this make an image, not a label map."""
 
 
@@ -176,7 +177,10 @@ def parse_names(texts: Sequence[str]) -> dict[str, dict[int, str]]:
         own = names.setdefault(role.strip() if colon else "", {})
         for part in rest.split(","):
             value, equals, name = (word.strip() for word in part.partition("="))
-            if not (equals and value.isdecimal() and int(value) > 0 and name) or int(value) in own:
+            if (
+                not (equals and value.isdecimal() and 0 < int(value) <= MAX_LABEL and name)
+                or int(value) in own
+            ):
                 raise OptionError(
                     f"--labels: expected whole numbers from 1 up with a name each, such as 1=heart,2=spinal cord, got "
                     f"{text!r:.80}."
@@ -196,4 +200,12 @@ def parse_merge(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
                 f"--merge: expected a name and two parts or more, such as lungs=right lung+left lung, got {text!r:.80}."
             )
         merge[name] = parts
+    every = Counter(part for parts in merge.values() for part in parts)
+    wrong = [part for part, count in every.items() if count > 1]
+    wrong += [name for name, parts in merge.items() if name in every and name not in parts]
+    if wrong:
+        raise OptionError(
+            f"--merge: {wrong[0]!r:.80} stands in more than one. Every structure can become part of one other: name "
+            "all its parts there."
+        )
     return merge

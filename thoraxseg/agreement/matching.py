@@ -157,8 +157,9 @@ def said_swapped(matched: Matched, reference: int, prediction: int) -> list[str]
     if crossed <= own:
         return []
     return [
-        f"{matched.roles[prediction]}: right and left look swapped. {crossed:,} voxels of a lung lie in the other lung "
-        f"of {matched.roles[reference]}, {own:,} in the same one. Check the sides before you use a number."
+        f"{matched.roles[reference]} and {matched.roles[prediction]}: right and left look swapped in one of the two. "
+        f"{crossed:,} voxels of a lung lie in the other lung, {own:,} in the same one. Check the sides before you "
+        "use a number."
     ]
 
 
@@ -208,10 +209,14 @@ def _by_value(masks: Sequence[Masks], warnings: list[str]) -> list[Keyed]:
         warnings.append(
             f"{silent} names no structures: matched by label value ({told}). Use --labels to say it otherwise."
         )
-    found: list[Keyed] = []
-    for one in masks:
-        found.append({value: (str(value), names.get(value, unnamed(value))) for value in one.structures})
-    return found
+    first = {alike(one.name): value for value, one in sorted(names.items(), reverse=True)}
+    key = {
+        value: str(first[alike(one.name)]) for value, one in names.items()
+    }  # values of one name are one structure
+    return [
+        {value: (key.get(value, str(value)), names.get(value, unnamed(value))) for value in one.structures}
+        for one in masks
+    ]
 
 
 def _merged(keyed: Keyed, merge: Mapping[str, Sequence[str]]) -> Keyed:
@@ -237,7 +242,10 @@ def _unknown_parts(found: Sequence[Keyed], merge: Mapping[str, Sequence[str]]) -
 
 
 def _is_called(name: str, value: int, structure: Structure) -> bool:
-    return name == str(value) or alike(name) == alike(structure.name)
+    """Return whether a name means a structure; a number means a label that nothing is known of but its value."""
+    return (name == str(value) and structure.name == unnamed(value).name) or alike(name) == alike(
+        structure.name
+    )
 
 
 def _check_common(masks: Sequence[Masks], found: Sequence[Keyed]) -> None:

@@ -129,5 +129,12 @@ def _alone_table(rows: Sequence[Mapping[str, Any]]) -> DataTable:
         for row in rows
         for entry in row["leave_one_out"]
     ]
-    note = "With two observers the majority of the others is the other one."
-    return DataTable("Each observer against the others", columns, cells, [note])
+    notes = ["With two observers the majority of the others is the other one."]
+    shown = ("dsc", "cigen", "cigen_without")
+    notes += [
+        f"{row['name']}, {entry['observer']}: {why}"
+        for row in rows
+        for entry in row["leave_one_out"]
+        for why in whys(entry["undefined"], shown)
+    ]
+    return DataTable("Each observer against the others", columns, cells, notes)

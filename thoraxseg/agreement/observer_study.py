@@ -116,6 +116,7 @@ def observer_study(
     disagreement of every scan are written too. Raises InputError for a bad table, and when no scan could be measured.
     """
     cohort = read_manifest(manifest)
+    models = tuple(dict.fromkeys(models))
     people = _people(cohort, models)
     reading, how = reading or Reading(), how or Measuring()
     reading.check_roles(cohort.readers)

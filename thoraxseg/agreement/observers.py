@@ -9,7 +9,14 @@ from pathlib import Path
 from thoraxseg.agreement.consensus import make_consensus, rules_of, write_consensus
 from thoraxseg.agreement.masks import Reading
 from thoraxseg.agreement.measuring import Measuring
-from thoraxseg.agreement.observer_pages import CIGEN_COLUMNS, cigen_row, pair_rows, scan_sections
+from thoraxseg.agreement.observer_pages import (
+    ALONE_COLUMNS,
+    CIGEN_COLUMNS,
+    alone_rows,
+    cigen_row,
+    pair_rows,
+    scan_sections,
+)
 from thoraxseg.agreement.scan import Absent, read_drawn
 from thoraxseg.agreement.scan_scores import OBSERVER_DEFINITIONS, PAIR_KEYS, scan_scores
 from thoraxseg.agreement.words import percent
@@ -63,6 +70,7 @@ def observers(
         partial(scan_sections, drawn, rows),
         {
             "": Csv(CIGEN_COLUMNS, [cigen_row(row) for row in rows]),
+            "_without_each": Csv(["structure", *ALONE_COLUMNS], alone_rows(rows)),
             "_pairs": Csv(["structure", "a", "b", *PAIR_KEYS, "remarks"], pair_rows(rows)),
         },
         [partial(write_consensus, drawn, rules)],

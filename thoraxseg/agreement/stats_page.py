@@ -44,7 +44,7 @@ def _scores_table(found: Sequence[Mapping[str, Any]]) -> DataTable:
 
 def _tests_table(found: Sequence[Mapping[str, Any]]) -> DataTable:
     columns = [
-        *("", "Over", "n (differing)", "p", "p Holm", "p BH"),
+        *("", "Over", "n, used, zero, missing", "p", "p Pratt", "p Holm", "p BH"),
         *("Difference [interval]", "Rank-biserial", "Method"),
     ]
     cells, notes = [], []
@@ -90,9 +90,10 @@ def _pictures(
 
 
 def _test_cells(level: Mapping[str, Any]) -> list[str]:
-    ps = [p_value(level.get(key)) for key in ("p", "p_holm", "p_bh")]
+    ps = [p_value(level.get(key)) for key in ("p", "p_pratt", "p_holm", "p_bh")]
     effect = [_effect(level), fixed(level["rank_biserial"], 2)]
-    return [f"{level['n']} ({level['n_used']})", *ps, *effect, level["method"]]
+    counts = ", ".join(str(level[key]) for key in ("n", "n_used", "n_zero", "n_missing"))
+    return [counts, *ps, *effect, level["method"]]
 
 
 def _mean(one: Mapping[str, Any], side: str) -> str:

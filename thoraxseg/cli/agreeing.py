@@ -260,6 +260,8 @@ def observers(
     from thoraxseg.agreement.scan import Absent
 
     of_absent = Absent(absent)
+    if staple and not write_masks and masks[0].suffix.lower() == ".csv":
+        raise OptionError("--staple: writes masks; with a table (CSV) give --write-masks, too.")
     if len(masks) == 1 and masks[0].suffix.lower() == ".csv":
         hand_out(
             "observers",

@@ -19,6 +19,8 @@ from thoraxseg.volume import Volume
 
 logger = logging.getLogger(__name__)
 
+MAX_LABEL = 2**31 - 1
+"""The largest label that a file may hold."""
 _FIRST_SEGMENT = "Segment0_ID"
 """The key in an NRRD header that makes it a segmentation (.seg.nrrd)."""
 
@@ -122,22 +124,20 @@ def read_label_map(
 
 
 def _whole_numbers(array: np.ndarray, path: Path) -> np.ndarray:
-    if array.dtype.kind == "f":
-        with np.errstate(
-            all="ignore"
-        ):  # what is no whole number is refused, so numpy need not warn of it too
-            whole = array.astype(np.int32)
-        if not np.array_equal(whole, array):
-            raise InputError(
-                f"{path}: expected labels (whole numbers), got values between them. Give a label map, not "
-                "probabilities or an image."
-            )
-        array = whole
-    if array.dtype.kind not in "biu" or array.min() < 0:
+    low, high = array.min(), array.max()
+    if array.dtype.kind not in "biuf" or not (low >= 0 and high <= MAX_LABEL):
         raise InputError(
-            f"{path}: expected labels from 0 up, got {array.dtype} values from {array.min()} on."
+            f"{path}: expected labels from 0 to {MAX_LABEL:,}, got {array.dtype} values from {low} to {high}."
         )
-    return array
+    if array.dtype.kind != "f":
+        return array
+    whole = array.astype(np.int32)
+    if not np.array_equal(whole, array):
+        raise InputError(
+            f"{path}: expected labels (whole numbers), got values between them. Give a label map, not probabilities "
+            "or an image."
+        )
+    return whole
 
 
 def hash_input(path: Path | str) -> str:
