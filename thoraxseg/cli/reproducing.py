@@ -106,8 +106,7 @@ def reproduce(
         scans = {one["case"] for one in done.failures}
         raise InputError(
             f"{len(scans)} of {len(done.record['scans'])} scan(s) could not be scored: {_listed(scans)}. The "
-            "tables hold the "
-            f"others. The first reason: {done.failures[0]['reason']}"
+            f"tables hold the others. The first reason: {done.failures[0]['reason']}"
         )
 
 

@@ -6,6 +6,9 @@
    the surface voxels answers this, so that cost and memory follow the surface and not the volume. Where many are
    far from the other surface, the plane distances of one slice after another answer it sooner; both are exact.
 3. Mean, percentile, maximum and the share within a tolerance are read off the two lists.
+
+Sources: mean and 95 % Hausdorff distance as Malimban et al. 2022 name them, in the reading of DEFINITIONS in `pair`;
+Maier-Hein et al. 2024 ("Metrics reloaded") for the variants of other tools.
 """
 
 from __future__ import annotations

@@ -91,15 +91,13 @@ def check_cohort(scans: Iterable[Scan], training: Iterable[str], where: Path) ->
     if twice:
         raise InputError(
             f"{where}: the case {twice[0]!r:.80} is there twice, so no number would belong to one scan. Remove "
-            "one of "
-            "them or rename it."
+            "one of them or rename it."
         )
     both = sorted({scan.animal for scan in scans} & {*training})
     if both:
         raise InputError(
             f"{where}: {some(both)} is both in the training and in the test part. Scores on an animal that was "
-            "trained "
-            "on mean nothing: take it out of one of them, or name the test scans with --layout."
+            "trained on mean nothing: take it out of one of them, or name the test scans with --layout."
         )
 
 
@@ -135,8 +133,7 @@ def read_labels(
     if unknown:
         raise InputError(
             f"{path}: expected a label map with the values 0 and {sorted(named)}, got also {unknown[:10]}. Is "
-            "this an "
-            "image, or are its labels numbered otherwise?"
+            "this an image, or are its labels numbered otherwise?"
         )
     labels = np.zeros(grid.shape, dtype=np.uint8)
     by_key = {key: label for label, key in wanted.items()}

@@ -21,8 +21,7 @@ from thoraxseg.reproduce.cohort import (
 LABELED_CASES = 63
 HOW_TO_GET = (
     "The data are at http://medicaldecathlon.com (Task06_Lung.tar); unpack the archive and give its folder "
-    "with --data, "
-    "or name the files in a table with --layout."
+    "with --data, or name the files in a table with --layout."
 )
 MAX_JSON = 4 << 20
 
@@ -87,8 +86,7 @@ def _home(root: Path) -> Path:
     if len(homes) != 1 or not (homes[0] / "labelsTr").is_dir() or not (homes[0] / "dataset.json").is_file():
         raise InputError(
             f"{root}: expected the folders imagesTr and labelsTr and the file dataset.json, as in Task06_Lung, "
-            "found "
-            f"{found_in(root)}. {HOW_TO_GET}"
+            f"found {found_in(root)}. {HOW_TO_GET}"
         )
     return homes[0]
 

@@ -88,8 +88,7 @@ def _test_folder(root: Path) -> Path:
         what = "found none" if not found else f"found {some(path.relative_to(root) for path in found)}"
         raise InputError(
             f"{root}: expected one folder Test with NAME.tif and NAME/3classes/SLICE.tif for each test mouse, "
-            f"{what}; "
-            f"the folder has {found_in(root)}. {HOW_TO_GET}"
+            f"{what}; the folder has {found_in(root)}. {HOW_TO_GET}"
         )
     return found[0]
 

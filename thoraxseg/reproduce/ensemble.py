@@ -34,8 +34,7 @@ AVERAGE = "Average of U-Net with isample and DeepMedic"
 VALIDATION = "which 6 cases were the validation set is not published"
 DIFFERENCES = (
     "The coursework trained on 58 and validated on 6 cases of Task06_Lung, 64 in its text; the public set has "
-    "63. Which 6 is "
-    "not named: all labeled cases given here are scored, or those chosen with --cases.",
+    "63. Which 6 is not named: all labeled cases given here are scored, or those chosen with --cases.",
     "Network widths, loss weights and other settings stand only in a figure; what your checkpoints are is not "
     "known here.",
     "The text averages logits in one place and class confidences in another; ours are probabilities "

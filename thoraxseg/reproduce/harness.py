@@ -83,8 +83,7 @@ class Request:
         if sum(sources) != 1:
             raise OptionError(
                 "expected one of --data DIR (the data set as published), --layout FILE.csv (a table of its "
-                "files) and "
-                f"--phantom (a small phantom cohort), got {sum(sources)} of them. About the data: "
+                f"files) and --phantom (a small phantom cohort), got {sum(sources)} of them. About the data: "
                 f"{read_paper(self.paper).data}."
             )
         if not self.checkpoints and not self.phantom:

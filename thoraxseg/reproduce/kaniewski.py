@@ -38,31 +38,25 @@ KEYS = (
 )
 DIFFERENCES = (
     "The meaning of the paper's ± is not stated. Ours is the SD over scans of the means over their slices, "
-    "ddof 1; the SD "
-    "over all slices (ddof 0) and the SD of the scans' SDs are in the JSON.",
+    "ddof 1; the SD over all slices (ddof 0) and the SD of the scans' SDs are in the JSON.",
     "The paper's networks were trained on slices split at random after augmentation, so that copies of one "
     "mouse lay on "
     "both sides, and its U-Net3+, its losses and its weights differ from its text. What your checkpoints were "
-    "trained on "
-    "is not known here.",
+    "trained on is not known here.",
     "Slices without the structure count as 1 where nothing was found. The share of such slices (the score of a "
-    "network "
-    "that finds nothing) and the mean over the other slices stand beside the tables.",
+    "network that finds nothing) and the mean over the other slices stand beside the tables.",
 )
 REPLICATED = (
     "--replicate: the reference was post-processed like the prediction for the post-processed columns, and "
-    "nnU-Net saw "
-    "the slices of the dark batch as they are, both as in the published code.",
+    "nnU-Net saw the slices of the dark batch as they are, both as in the published code.",
     "--replicate does not: replace DeepMeta by the U-Net3+ of the published code, enhance stacks in three "
-    "dimensions for "
-    "tumor-3D, or divide by 255; the checkpoint's own preparation of images counts.",
+    "dimensions for tumor-3D, or divide by 255; the checkpoint's own preparation of images counts.",
 )
 NOT_REPLICATED = (
     "The published code also post-processed the reference before scoring; here it is left as it is "
     "(--replicate does both).",
     "The published code gave nnU-Net the slices of the dark batch as they are, its paper enhanced ones; here "
-    "they are "
-    "enhanced (--replicate leaves them).",
+    "they are enhanced (--replicate leaves them).",
 )
 
 

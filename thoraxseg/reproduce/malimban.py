@@ -43,17 +43,15 @@ KEYS = (*MEASURES, "iou", "assd_pooled_mm", "hd95_pooled_mm", "voxels_reference"
 DIFFERENCES = (
     "HD95 is the larger of the two directed 95th percentiles; whether the paper pooled both directions is not known "
     "(the pooled value is in the JSON). Its lung values of 0.42 ± 0.00 and 0.56 ± 0.00 mm over 35 scans cannot "
-    "come from "
-    "ordinary model error: compare distances with a tolerance of one voxel (0.14 mm).",
+    "come from ordinary model error: compare distances with a tolerance of one voxel (0.14 mm).",
     "A model's clean-up of its own, where its files name one, is applied, as nnU-Net does; whether the paper's "
-    "values had it "
-    "is not stated. The columns for the largest component keep the largest 6-connected component of each organ.",
+    "values had it is not stated. The columns for the largest component keep the largest 6-connected component of "
+    "each organ.",
     "Asterisks: exact two-sided Wilcoxon signed-rank test over scans against 3d_fullres, p < 0.05, not "
-    "corrected, as in "
-    "the paper. Scans of one animal are not independent: p over animals, Holm and Benjamini-Hochberg stand beside.",
+    "corrected, as in the paper. Scans of one animal are not independent: p over animals, Holm and "
+    "Benjamini-Hochberg stand beside.",
     "Table 2 leaves out, for all models, scans in which a model found nothing of an organ, as the paper does "
-    "(1 of its 35); "
-    "they are counted, and their Dice of 0 is in the means of the JSON.",
+    "(1 of its 35); they are counted, and their Dice of 0 is in the means of the JSON.",
     "Table 3: a model against the consensus cannot be held against observers among themselves: the consensus has no "
     "observer's variance, and of two observers (spinal cord) it is the overlap, which is too small.",
 )
@@ -87,16 +85,14 @@ def run(work: Work) -> Found:
         "MSD": "mean of the two directed mean distances between surface voxels, mm",
         "95p HD": "larger of the two directed 95th percentiles of those distances, mm",
         "CIgen": "sum of the overlaps over sum of the unions of all pairs; both lungs as one; with the "
-        "consensus of a "
-        "strict majority of observers for a model",
+        "consensus of a strict majority of observers for a model",
         "±": "SD over scans, ddof 1",
     }
     for model in work.models:
         if not model.keys & {*STRUCTURES.values()}:
             raise OptionError(
                 f"--checkpoint {model.name}: expected one that finds heart, spinal cord, right lung or left "
-                "lung, it finds "
-                f"{', '.join(sorted(model.keys))}. If its labels have no names, install it with them: "
+                f"lung, it finds {', '.join(sorted(model.keys))}. If its labels have no names, install it with them: "
                 "'thoraxseg checkpoints "
                 'install PATH --labels "1=heart,2=spinal cord,3=right lung,4=left lung"\'.'
             )
@@ -212,8 +208,7 @@ def _add_accuracy(
     if empty:
         found.notes.append(
             f"{table}: {len(empty)} of {len(scans)} scans are left out for all models, because a model found "
-            "nothing of an "
-            f"organ in them: {', '.join(sorted(empty))}."
+            f"nothing of an organ in them: {', '.join(sorted(empty))}."
         )
     kept = [row for row in plain if row.case not in empty]
     if not kept:
@@ -258,10 +253,13 @@ def _rows(
     for model in work.models:
         for scan in scans:
             got = scores[model.name].get(scan.case)
+            # What observer 1 contoured is known from any model that was scored there.
+            others = [one[scan.case] for one in scores.values() if scan.case in one]
+            contoured = set().union(*(getattr(one, which) for one in others)) if others else set(ORGANS)
             for label, name in ORGANS.items():
                 about = (scan.case, scan.animal, model.name, STRUCTURES[label], name)
                 if got is None:
-                    if STRUCTURES[label] in model.keys:
+                    if STRUCTURES[label] in model.keys and label in contoured:
                         rows.append(Scored(*about, FAILED, reasons[scan.case, model.name]))
                 elif label in getattr(got, which):
                     row = scores_of(getattr(got, which)[label], KEYS)

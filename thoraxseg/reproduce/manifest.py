@@ -45,8 +45,7 @@ def read_manifest(
     if unknown or observers["1"] not in table.columns or {"reference", "observer1"} <= {*table.columns}:
         raise InputError(
             f"{path}: expected the columns case, image and reference (or observer1, observer2 ...), and "
-            "perhaps animal, "
-            f"set, split, labels and dark; its columns are {', '.join(table.columns)}."
+            f"perhaps animal, set, split, labels and dark; its columns are {', '.join(table.columns)}."
         )
     scans, training = [], []
     for row in table.rows:
@@ -120,8 +119,7 @@ def _labels(
     if labels is None:
         raise InputError(
             f"{table.where(row)}: {path.name} is a label map, and what its values stand for is not written. "
-            "Fill a column "
-            f"{column}, such as '1=heart;2=spinal cord;3=right lung;4=left lung'."
+            f"Fill a column {column}, such as '1=heart;2=spinal cord;3=right lung;4=left lung'."
         )
     return labels
 

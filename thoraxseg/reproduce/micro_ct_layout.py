@@ -31,15 +31,13 @@ EXPECTED = {"test set 1": (35, 5), "test set 2": (35, 8)}
 """Scans and animals of the paper's test sets."""
 HOW_TO_GET = (
     "The annotations are at https://doi.org/10.5281/zenodo.5121272, the scans in the public micro-CT set of "
-    "Rosenhain et "
-    "al. 2018 (Sci Data 5:180294). Put both below one folder, or name the files in a table with --layout."
+    "Rosenhain et al. 2018 (Sci Data 5:180294). Put both below one folder, or name the files in a table with --layout."
 )
 LOOKED_FOR = (
     "expected, somewhere in the path of each file, a word for the set (native or contrast), the animal and "
     "time point "
     "(such as M03_024h or mouse_3/day_1), and observer1, observer2 or observer3 for contours; a file without "
-    "an observer "
-    "is the scan"
+    "an observer is the scan"
 )
 _ENDINGS = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _OBSERVER = re.compile(r"(?<![a-z])(?:observer|obs|annotator)[ _-]*0*(\d+)(?!\d)")
@@ -182,8 +180,7 @@ def _refuse_twice(root: Path, files: Iterable[_File]) -> None:
                 f"{root}: {seen[identity].relative_to(root)} and {file.path.relative_to(root)} are the same by "
                 "the words of "
                 "their paths, so it is not clear which one counts. Remove or rename one of them, or name the "
-                "files in a "
-                "table with --layout."
+                "files in a table with --layout."
             )
         seen[identity] = file.path
 
@@ -197,8 +194,7 @@ def _scan(root: Path, image: _File, contours: Sequence[_File]) -> Scan:
         if masks and len(own) > len(masks):
             raise InputError(
                 f"{root}: {some(file.path.relative_to(root) for file in own)} are a label map and masks of one "
-                "observer, so "
-                "it is not clear which one counts. Keep one kind."
+                "observer, so it is not clear which one counts. Keep one kind."
             )
         if masks:
             references[observer] = Reference(masks=masks)

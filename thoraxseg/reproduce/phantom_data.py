@@ -22,8 +22,7 @@ from thoraxseg.segmentation import STRUCTURES
 
 WARNING = (
     "PHANTOM: these are computed drawings and stand-in networks that tell dark from bright. The numbers show "
-    "that the "
-    "protocol runs, and mean nothing about the paper or any model."
+    "that the protocol runs, and mean nothing about the paper or any model."
 )
 STAND_IN = "phantom-threshold"
 _MRI_MM, _CT_MM, _HUMAN_MM = 0.5, 0.56, 8.0

@@ -36,8 +36,7 @@ AVERAGED = (
 NO_LUNGS = "the references have no lungs (Task06_Lung has tumors only), or the model finds none"
 DIFFERENCES = (
     "The paper trained and validated on 494 scans of three public sets, of which Task06_Lung is one (63); the "
-    "validation "
-    "scans are not named. All labeled cases given here are scored, or those chosen with --cases.",
+    "validation scans are not named. All labeled cases given here are scored, or those chosen with --cases.",
     "The paper tests on 41 local scans, which are not public: that part cannot be repeated by anyone else.",
     "Its numbers do not fit together: Dice 0.863 and F1 0.9982 of the same three labels (F1 and IoU look like "
     "shares of all "
