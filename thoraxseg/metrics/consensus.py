@@ -39,7 +39,8 @@ class Staple:
 def majority(masks: Sequence[np.ndarray]) -> np.ndarray:
     """Return a bool mask of the voxels marked by a strict majority of n bool masks, k >= n // 2 + 1.
 
-    2 of 3, both of 2, 3 of 4; empty where no such voxel is. Source: Malimban et al. 2022. Raises InputError for no mask or different shapes.
+    2 of 3, both of 2, 3 of 4; empty where no such voxel is. Source: Malimban et al. 2022. Raises InputError for no
+    mask or different shapes.
     """
     return _count(masks) >= len(masks) // 2 + 1
 
