@@ -16,9 +16,13 @@ MOST_BLAND_ALTMAN = 12
 
 
 def evaluate_facts(table: ModelTable) -> list[tuple[str, str]]:
-    """Return the numbers for the head of the page."""
-    first = table.measures[0]
-    cells = [cell for cell in table.cells if cell["measure"] == first and cell["mean"] is not None][:6]
+    """Return the numbers for the head of the page: every structure of the base model, or of the first one."""
+    first, model = table.measures[0], table.base or table.cells[0]["model"]
+    cells = [
+        cell
+        for cell in table.cells
+        if (cell["measure"], cell["model"]) == (first, model) and cell["mean"] is not None
+    ]
     return [
         (
             fixed(cell["mean"], MEASURES[first].median_decimals),
