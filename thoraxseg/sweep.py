@@ -14,14 +14,15 @@ import numpy as np
 from thoraxseg import inference, report, roads
 from thoraxseg.checkpoints import Checkpoint
 from thoraxseg.checkpoints.ensemble import ensemble_of
+from thoraxseg.checkpoints.structures import named
 from thoraxseg.errors import InputError
 from thoraxseg.files import check_output, publish_together
-from thoraxseg.io import hash_input, read_segmentation, read_volume
+from thoraxseg.io import hash_input, read_label_map, read_volume
 from thoraxseg.metrics import dice
 from thoraxseg.options import Postprocess, SegmentOptions, Uncertainty
 from thoraxseg.pipeline import Stopwatch
 from thoraxseg.progress import Progress, part, silent
-from thoraxseg.segmentation import Structure
+from thoraxseg.segmentation import Segmentation, Structure
 from thoraxseg.tables import is_there, read_table, write_csv
 from thoraxseg.volume import Volume
 
@@ -168,21 +169,23 @@ def _row(
 
 def _reference(path: Path, volume: Volume, structures: Mapping[int, Structure]) -> np.ndarray:
     """Return the true labels `(K, J, I)` under the checkpoint's own numbers, on the grid of the image."""
-    if path.name.lower().endswith(".seg.nrrd"):
-        found = read_segmentation(path)
+    found = read_label_map(path)
+    if isinstance(found, Segmentation):
         by_key = {structure.key: label for label, structure in structures.items()}
-        if unknown := [one.key for one in found.structures.values() if one.key not in by_key]:
+        # 3D Slicer's IDs are often Segment_1: what a segment is stands in its name.
+        keys = {label: named(one.name, label).key for label, one in found.structures.items()}
+        keys = {label: key if key in by_key else found.structures[label].key for label, key in keys.items()}
+        if unknown := [found.structures[label].name for label, key in keys.items() if key not in by_key]:
             raise InputError(
-                f"{path}: has the segments {', '.join(unknown)}, the checkpoints find {', '.join(by_key)}. Name the "
-                "segments alike."
+                f"{path}: has the segments {', '.join(unknown)}, the checkpoints find "
+                f"{', '.join(one.name for one in structures.values())}. Name the segments alike."
             )
         labels = np.zeros(found.labels.shape, dtype=np.uint8)
-        for label, structure in found.structures.items():
-            labels[found.labels == label] = by_key[structure.key]
+        for label, key in keys.items():
+            labels[found.labels == label] = by_key[key]
         grid = Volume(labels, found.ijk_to_ras, path.name)
     else:
-        grid = read_volume(path, allow_constant=True)  # a case without a tumor
-        labels = grid.array
+        grid, labels = found, found.array
         values = np.unique(labels)
         if unknown := [value for value in values.tolist() if value not in (0, *structures)]:
             raise InputError(

@@ -17,7 +17,6 @@ from thoraxseg.report.plots import (
     bland_altman_plot,
     box_plots,
     paired_plot,
-    time_bars,
 )
 from thoraxseg.report.publication import (
     SERIES_COLORS,
@@ -83,7 +82,6 @@ def all_pictures(name: str):
     yield bland_altman_plot([1, 2.0], [2, 3.0], name, LIMITS, name, [name, "b"])
     yield agreement_matrix([name, "b"], [[1, 0.5], [0.5, 1]], name, name)
     yield paired_plot([1.0], [2.0], [name], name, name, name, name, name, (1, 0, 2))
-    yield time_bars({name: {name: 1.0, "b": 2.0}}, name, name, (name, 3.0))
     yield disagreement_montage([grid, np.roll(grid, 1, 2)], [name, "b"], {1: STRUCTURES["tumors"]}, np.eye(4))
 
 
@@ -334,14 +332,6 @@ def test_the_median_difference_and_its_interval_are_drawn():
     assert near(pixels(with_effect.png), band, 0.01).sum() > 1000
     assert "Hodges-Lehmann" in with_effect.caption
     assert near(pixels(paired_plot(*given).png), band, 0.01).sum() < 200
-
-
-def test_bars_of_time_are_as_long_as_their_sums():
-    picture = time_bars(
-        {"2d": {"load": 5, "run": 5.0}, "3d": {"load": 5, "run": 15.0}}, "Time", "s", ("hand", 40)
-    )
-    assert place(picture, "20.0")[0] > place(picture, "10.0")[0]
-    assert {"load", "run", "Time (s)", "hand 40.0"} <= set(words(picture))
 
 
 # Montage.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,12 +12,15 @@ import SimpleITK
 import tifffile
 
 from thoraxseg.errors import InputError, OptionError
-from thoraxseg.reproduce.cohort import choose, read_labels, read_scan
+from thoraxseg.io import write_segmentation
+from thoraxseg.reproduce.cohort import Cohort, Reference, choose, read_labels, read_scan
 from thoraxseg.reproduce.decathlon_layout import read_decathlon
 from thoraxseg.reproduce.deepmeta_layout import GEOMETRY, LABELS, TEST_MICE, is_dark, read_deepmeta
 from thoraxseg.reproduce.harness import PROTOCOLS
 from thoraxseg.reproduce.manifest import read_manifest
 from thoraxseg.reproduce.micro_ct_layout import SETS, read_micro_ct
+from thoraxseg.segmentation import STRUCTURES, Segmentation
+from thoraxseg.volume import Volume, geometry_from_spacing
 
 SHAPE = (6, 8, 10)
 ORGANS = {"heart": 1, "spinal cord": 2, "right lung": 3, "left lung": 4}
@@ -402,3 +406,18 @@ def test_cases_are_chosen_by_name(task06):
     assert choose(cohort, None) is cohort
     with pytest.raises(OptionError, match="lung_003"):
         choose(cohort, ["lung_003"])
+
+
+def test_contours_drawn_in_slicer_are_known_by_their_names_and_not_by_its_ids(tmp_path):
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[1:3, 2:4, 2:5], labels[4, 5, 6] = 1, 2
+    grid = geometry_from_spacing((0.14, 0.14, 0.14), "LPS")
+    names = {
+        1: replace(STRUCTURES["heart"], key="Segment_2"),
+        2: replace(STRUCTURES["left_lung"], key="Segment_1"),
+    }
+    write_segmentation(tmp_path / "c.seg.nrrd", Segmentation(labels, grid, names, "c"))
+    reference, volume = Reference(tmp_path / "c.seg.nrrd"), Volume(labels, grid)
+    found, contoured = read_labels(reference, volume, WANTED, Cohort(()))
+    assert np.array_equal(found, np.array([0, 1, 4], np.uint8)[labels])
+    assert contoured == {1, 4}

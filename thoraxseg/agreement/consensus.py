@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,12 @@ def make_consensus(drawn: Drawn, rule: str) -> tuple[np.ndarray, list[str]]:
     return labels, [f"Consensus ({rule}): {note}." for note in notes]
 
 
-def write_consensus(drawn: Drawn, rules: Sequence[str], folder: Path, prefix: str = "") -> None:
-    """Write the consensus by every rule as .seg.nrrd, and the disagreement as .nrrd."""
+def write_consensus(
+    drawn: Drawn, consensus: Mapping[str, np.ndarray], folder: Path, prefix: str = ""
+) -> None:
+    """Write the label maps of `make_consensus` by rule as .seg.nrrd, and the disagreement as .nrrd."""
     matched = drawn.matched
-    for rule in rules:
-        labels, _ = make_consensus(drawn, rule)
+    for rule, labels in consensus.items():
         segmentation = Segmentation(labels, matched.ijk_to_ras, dict(matched.structures), rule)
         write_segmentation(folder / f"{prefix}consensus_{rule}.seg.nrrd", segmentation)
     share = disagreement(drawn.maps, drawn.contoured)

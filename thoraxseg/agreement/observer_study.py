@@ -69,7 +69,9 @@ class Study:
 
     def write(self, scan: Scan, folder: Path) -> None:
         """Write the consensus and the disagreement of a scan."""
-        write_consensus(self.read(scan, without=self.models), self.rules, folder, f"{safe_name(scan.case)}_")
+        drawn = self.read(scan, without=self.models)
+        consensus = {rule: make_consensus(drawn, rule)[0] for rule in self.rules}
+        write_consensus(drawn, consensus, folder, f"{safe_name(scan.case)}_")
 
     def to_record(self) -> dict[str, Any]:
         """Return the options as they go into a record."""

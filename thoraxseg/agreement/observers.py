@@ -50,7 +50,8 @@ def observers(
     drawn = read_drawn("the masks", files, reading, absent, (), part(progress, 0, 0.2))
     rows = scan_scores(drawn, how, part(progress, 0.2, 0.8))
     rules = rules_of(staple)
-    decided = [note for rule in rules for note in make_consensus(drawn, rule)[1]]
+    made = {rule: make_consensus(drawn, rule) for rule in rules}
+    decided = [note for _, notes in made.values() for note in notes]
     progress(0.8, "Drawing")
     record = finished(
         OBSERVER_DEFINITIONS,
@@ -73,7 +74,7 @@ def observers(
             "_without_each": Csv(["structure", *ALONE_COLUMNS], alone_rows(rows)),
             "_pairs": Csv(["structure", "a", "b", *PAIR_KEYS, "remarks"], pair_rows(rows)),
         },
-        [partial(write_consensus, drawn, rules)],
+        [partial(write_consensus, drawn, {rule: labels for rule, (labels, _) in made.items()})],
     )
 
 

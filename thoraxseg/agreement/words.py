@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 DASH = "\N{EN DASH}"
@@ -41,8 +41,9 @@ def mean_and_sd(mean: float | None, sd: float | None, decimals: int) -> str:
     return DASH if mean is None else f"{fixed(mean, decimals)} {PLUS_MINUS} {fixed(sd, decimals)}"
 
 
-def some(names: Sequence[str]) -> str:
+def some(names: Iterable[object]) -> str:
     """Return names for a sentence: the first ones, and how many there are more."""
+    names = [str(name) for name in names]
     more = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 

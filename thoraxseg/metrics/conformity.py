@@ -104,33 +104,6 @@ def conformity_of_labels(
     }
 
 
-def pair_counts(
-    label_maps: Sequence[np.ndarray],
-    labels: Collection[int],
-    contoured: Sequence[Collection[int]] | None = None,
-) -> dict[int, np.ndarray]:
-    """Return label -> `(observers, observers)` int64: voxels that both observers gave the label.
-
-    The diagonal holds each observer's own voxels, so Dice of i and j is 2 c_ij / (c_ii + c_jj). Rows and
-    columns of an observer who did not contour the label are -1. One pass over slabs; arguments and errors as
-    in `conformity_of_labels`.
-    """
-    present = observers_of(label_maps, labels, contoured)
-    count = len(label_maps)
-    found = {}
-    for label, observers in present.items():
-        found[label] = np.full((count, count), -1, dtype=np.int64)
-        found[label][np.ix_(observers, observers)] = 0
-    for label, masks in marked_slabs(label_maps, present):
-        observers = present[label]
-        for i, j in combinations(range(len(observers)), 2):
-            common = np.count_nonzero(masks[i] & masks[j])
-            found[label][observers[i], observers[j]] += common
-            found[label][observers[j], observers[i]] += common
-        found[label][observers, observers] += np.count_nonzero(masks, axis=1)
-    return found
-
-
 def marked_count(masks: Sequence[np.ndarray]) -> np.ndarray:
     """Return how many of the bool masks are True at each place, in the smallest unsigned type that holds n."""
     count = np.zeros(np.shape(masks[0]) if len(masks) else (), dtype=np.min_scalar_type(len(masks)))

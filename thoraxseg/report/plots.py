@@ -43,7 +43,6 @@ __all__ = [
     "box_plots",
     "disagreement_montage",
     "paired_plot",
-    "time_bars",
 ]
 
 
@@ -282,52 +281,3 @@ def _cell(value: float, largest: float) -> str:
     if not np.isfinite(value):
         return "\N{EN DASH}"
     return f"{value:.{2 if largest < 10 else 1 if largest < 100 else 0}f}".replace("-", "\N{MINUS SIGN}")
-
-
-@publication_style
-def time_bars(
-    times: Mapping[str, Mapping[str, float]], measure: str, unit: str, line: tuple[str, float] | None = None
-) -> Picture:
-    """Return one bar per row (model, animal), made of its parts end to end, with the sum written behind it.
-
-    `times` is row -> part -> amount in `unit`; `line` is a name and an amount to compare with, such as the
-    time of contouring by hand.
-    """
-    parts = list(dict.fromkeys(part for of_one in times.values() for part in of_one))
-    figure = new_figure(0.9 + 0.27 * max(len(times), 1) + 0.2 * (len(parts) > 1))
-    axis = figure.subplots()
-    for row, of_one in enumerate(times.values()):
-        start = 0.0
-        for part, amount in of_one.items():
-            color = SERIES_COLORS[parts.index(part) % len(SERIES_COLORS)]
-            axis.barh(row, amount, 0.66, start, color=color, edgecolor="white", linewidth=0.5)
-            start += amount
-        axis.annotate(
-            figures_of(start),
-            (start, row),
-            xytext=(3, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=7,
-        )
-    if line is not None:
-        axis.axvline(line[1], color=INK, lw=0.9, ls="--")
-        axis.annotate(
-            f"{shown(line[0], 30)} {figures_of(line[1])}", (line[1], 1), xycoords=("data", "axes fraction"),
-            xytext=(-3, 2), textcoords="offset points", ha="right", fontsize=7,
-        )  # fmt: skip
-    axis.set_yticks(range(len(times)), distinct(list(times)))
-    axis.tick_params(axis="y", length=0)
-    axis.invert_yaxis()
-    axis.margins(x=0.1)
-    axis.set_xlim(left=0)
-    axis.set_xlabel(with_unit(measure, unit))
-    if len(parts) > 1:
-        from matplotlib.patches import Patch
-
-        handles = [
-            Patch(color=SERIES_COLORS[n % len(SERIES_COLORS)], label=label)
-            for n, label in enumerate(distinct(parts))
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(parts), 5))
-    return to_picture(figure, f"time_{measure}", measure, f"{measure} in {unit}; numbers are the sums.")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from thoraxseg.agreement.words import some
 from thoraxseg.checkpoints import structures
 from thoraxseg.errors import InputError, OptionError
 from thoraxseg.io import StackGeometry, read_segmentation, read_volume
@@ -17,8 +18,6 @@ from thoraxseg.segmentation import STRUCTURES
 from thoraxseg.volume import Volume
 
 MAX_FILES = 100_000
-SOME = 6
-"""How many names a message gives as examples."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,8 @@ def read_labels(
     if path.name.lower().endswith(".seg.nrrd"):
         found = read_segmentation(path)
         grid = Volume(found.labels, found.ijk_to_ras, path.name)
-        named = {label: key_of(one.key) for label, one in found.structures.items()}
+        # 3D Slicer's IDs are often Segment_1: what a segment is stands in its name.
+        named = {label: key_of(one.name) for label, one in found.structures.items()}
     else:
         grid = read_volume(path, cohort.stack_geometry, allow_constant=True)
         named = {label: key_of(word) for label, word in reference.labels.items()}
@@ -199,13 +199,6 @@ def check_folder(root: Path) -> None:
         raise InputError(
             f"{root}: expected the folder of the data set, got a file. Unpack an archive first and give its folder."
         )
-
-
-def some(names: Iterable[object]) -> str:
-    """Return the first few names, and how many more there are."""
-    names = [str(name) for name in names]
-    rest = len(names) - SOME
-    return ", ".join(names[:SOME]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def found_in(root: Path, files: Sequence[Path] | None = None) -> str:
