@@ -8,22 +8,24 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from thoraxseg import inference, preprocess
+from thoraxseg import inference, pipeline, preprocess
 from thoraxseg.checkpoints import open_checkpoint
 from thoraxseg.cli import main
-from thoraxseg.errors import OptionError, OutputError
+from thoraxseg.errors import InputError, OptionError, OutputError
 from thoraxseg.files import sha256_file
-from thoraxseg.io import read_segmentation, read_volume, write_scalar_nrrd
+from thoraxseg.io import read_segmentation, read_volume, write_scalar_nrrd, write_segmentation
 from thoraxseg.options import SegmentOptions
 from thoraxseg.phantoms import mouse_mri
 from thoraxseg.pipeline import case_name, segment, segment_file, write_case
 from thoraxseg.progress import Cancelled
+from thoraxseg.segmentation import STRUCTURES, Segmentation
 from thoraxseg.volume import RAS_FROM_LPS, Volume, geometry_from_spacing
 
 BARE = SegmentOptions(postprocess="none")
@@ -655,3 +657,25 @@ def test_every_surrounding_gives_the_same_result(changes, mouse_file, checkpoint
         if name.endswith(".nrrd"):
             assert there["outputs_sha256"][name] == digest
     check_whole(tmp_path / "there")
+
+
+def test_a_lung_map_drawn_in_slicer_has_both_lungs_whatever_the_ids_of_its_segments(tmp_path):
+    labels = np.zeros((4, 5, 6), np.uint8)
+    labels[1, 1, 1], labels[2, 2, 2], labels[3, 3, 3] = 1, 2, 3
+    names = {
+        1: STRUCTURES["right_lung"],
+        2: replace(STRUCTURES["left_lung"], key="Segment_3"),
+        3: replace(STRUCTURES["heart"], key="Segment_4"),
+    }
+    path = tmp_path / "lungs.seg.nrrd"
+    write_segmentation(path, Segmentation(labels, geometry_from_spacing((1, 1, 1), "LPS"), names, "drawn"))
+    found = pipeline._read_channel(path, None, False)
+    assert np.array_equal(found.array, (labels == 1) | (labels == 2))
+    heart = Segmentation(
+        labels // 3, geometry_from_spacing((1, 1, 1), "LPS"), {1: STRUCTURES["heart"]}, "drawn"
+    )
+    write_segmentation(path, heart)
+    with pytest.raises(
+        InputError, match="expected a segmentation with lungs, to be used as lung map, it has Heart"
+    ):
+        pipeline._read_channel(path, None, False)

@@ -18,6 +18,7 @@ import numpy as np
 from thoraxseg import inference, measure, precheck, report, roads
 from thoraxseg.checkpoints import Checkpoint
 from thoraxseg.checkpoints.card import Card
+from thoraxseg.checkpoints.structures import key_of
 from thoraxseg.errors import InputError, OptionError, OutputError
 from thoraxseg.files import check_writable, publish_together, safe_name, sha256_file
 from thoraxseg.io import (
@@ -161,13 +162,14 @@ def _read_channel(path: Path, geometry: StackGeometry | None, spacing_given: boo
     if not path.name.lower().endswith(".seg.nrrd"):
         return read_volume(path, geometry, spacing_given)
     found = read_segmentation(path)
-    keys = [structure.key for structure in found.structures.values() if structure.key in roads.LUNG_KEYS]
-    if not {*keys} - {"tumors"}:
+    keys = {label: key_of(structure) for label, structure in found.structures.items()}
+    lungs = [label for label, key in keys.items() if key in roads.LUNG_KEYS]
+    if not {keys[label] for label in lungs} - {"tumors"}:
         names = ", ".join(structure.name for structure in found.structures.values())
         raise InputError(
             f"{path}: expected a segmentation with lungs, to be used as lung map, it has {names}."
         )
-    return Volume(found.mask(*keys).astype(np.uint8), found.ijk_to_ras, path.name)
+    return Volume(np.isin(found.labels, lungs).astype(np.uint8), found.ijk_to_ras, path.name)
 
 
 def _prechecked(volume: Volume, checkpoint: Checkpoint) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from thoraxseg import inference, report, roads
 from thoraxseg.checkpoints import Checkpoint
 from thoraxseg.checkpoints.ensemble import ensemble_of
-from thoraxseg.checkpoints.structures import named
+from thoraxseg.checkpoints.structures import key_of
 from thoraxseg.errors import InputError
 from thoraxseg.files import check_output, publish_together
 from thoraxseg.io import hash_input, read_label_map, read_volume
@@ -172,9 +172,7 @@ def _reference(path: Path, volume: Volume, structures: Mapping[int, Structure]) 
     found = read_label_map(path)
     if isinstance(found, Segmentation):
         by_key = {structure.key: label for label, structure in structures.items()}
-        # 3D Slicer's IDs are often Segment_1: what a segment is stands in its name.
-        keys = {label: named(one.name, label).key for label, one in found.structures.items()}
-        keys = {label: key if key in by_key else found.structures[label].key for label, key in keys.items()}
+        keys = {label: key_of(one) for label, one in found.structures.items()}
         if unknown := [found.structures[label].name for label, key in keys.items() if key not in by_key]:
             raise InputError(
                 f"{path}: has the segments {', '.join(unknown)}, the checkpoints find "

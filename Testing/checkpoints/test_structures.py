@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thoraxseg.checkpoints.fields import FieldError
-from thoraxseg.checkpoints.structures import all_different, from_json, has_side, named, other, to_json
+from thoraxseg.checkpoints.structures import all_different, from_json, has_side, key_of, named, other, to_json
 from thoraxseg.segmentation import STRUCTURES, Structure, Terminology
 
 
@@ -224,3 +224,16 @@ def test_a_description_lacks_nothing(missing):
 )
 def test_a_structure_has_a_side_when_a_word_of_its_name_says_one(name, sided):
     assert has_side(named(name, 3)) == sided
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "meant"),
+    [
+        ("Segment_1", "Left lung", "left_lung"),
+        ("right_lung", "Left lung", "left_lung"),
+        ("Segment_2", "Aorta", "Segment_2"),
+        ("heart", "Heart", "heart"),
+    ],
+)
+def test_a_segment_is_what_its_name_says_whatever_its_id(key, name, meant):
+    assert key_of(Structure(key, name, (0, 0, 0), STRUCTURES["heart"].terminology)) == meant

@@ -52,6 +52,15 @@ def named(name: str, label: int) -> Structure:
     return STRUCTURES[known] if known else other(name, label)
 
 
+def key_of(structure: Structure) -> str:
+    """Return the key of what a structure's name means; its own where the name is none of ours.
+
+    Segments that were drawn in 3D Slicer have IDs such as Segment_1 for keys: what they are stands in their names.
+    """
+    known = named(structure.name, 0).key
+    return known if known in STRUCTURES else structure.key
+
+
 def has_side(structure: Structure) -> bool:
     """Return whether a structure is the right or the left one of a pair, as far as its key and name tell."""
     return any(word in _SIDES for word in (*structure.key.lower().split("_"), *_words(structure.name)))

@@ -122,8 +122,7 @@ def read_labels(
     if path.name.lower().endswith(".seg.nrrd"):
         found = read_segmentation(path)
         grid = Volume(found.labels, found.ijk_to_ras, path.name)
-        # 3D Slicer's IDs are often Segment_1: what a segment is stands in its name.
-        named = {label: key_of(one.name) for label, one in found.structures.items()}
+        named = {label: structures.key_of(one) for label, one in found.structures.items()}
     else:
         grid = read_volume(path, cohort.stack_geometry, allow_constant=True)
         named = {label: key_of(word) for label, word in reference.labels.items()}
