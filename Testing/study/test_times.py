@@ -276,7 +276,7 @@ def test_without_a_reference_nothing_is_saved_by_assumption(a_cohort):
         saved = [key for key in row if key.startswith("saved")]
         assert len(saved) == 4
         assert all(row[key] is None for key in saved)
-        assert row["undefined"].keys() == set(saved)
+        assert row["undefined"].keys() == {*saved, "spent_share_of_manual"}
         assert row["manual_reference_min"] is None
     assert "no manual reference" in row_of(a_cohort, "M1", "Ann")["undefined"]["saved_min"]
 

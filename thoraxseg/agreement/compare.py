@@ -56,7 +56,7 @@ def compare(
         "compare",
         record,
         "Agreement with the reference",
-        f"{printable(files[1].path.name)} against {printable(files[0].path.name)}",
+        f"{printable(files[1].name)} against {printable(files[0].name)}",
         [(fixed(row["dsc"], 3), f"Dice, {row['name']}") for row in rows[:6]],
         lambda: compare_sections(rows, matched, how),
         {"": Csv(csv_columns(rows), [flat(row) for row in rows])},

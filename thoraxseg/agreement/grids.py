@@ -2,45 +2,61 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from thoraxseg.agreement.masks import Masks
+from thoraxseg.agreement.masks import Masks, Reading
 from thoraxseg.errors import InputError
 from thoraxseg.volume import MAX_GRIDS_APART, axis_codes, grids_apart, reorient
 
 
-def on_grid(labels: np.ndarray, one: Masks, first: Masks, resample: bool) -> tuple[np.ndarray, list[str]]:
-    """Return the labels `(k, j, i)` of a file in the order and on the grid of the first file, and what was done.
+@dataclass(frozen=True, eq=False)
+class Onto:
+    """The grid that masks are compared on."""
 
-    Raises InputError for masks on another grid, unless `resample`.
+    name: str
+    """Whose grid it is, for messages."""
+    shape: tuple[int, int, int]
+    """Number of voxels along (k, j, i)."""
+    ijk_to_ras: np.ndarray
+
+    @classmethod
+    def of(cls, masks: Masks) -> Onto:
+        """Return the grid of a file."""
+        return cls(masks.name, masks.labels.shape, masks.ijk_to_ras)
+
+
+def on_grid(labels: np.ndarray, one: Masks, onto: Onto, reading: Reading) -> tuple[np.ndarray, list[str]]:
+    """Return the labels `(k, j, i)` of a file in the order and on the grid that is wanted, and what was done.
+
+    Raises InputError for masks on another grid, unless `reading.resample`.
     """
-    if one is first:
-        return labels, []
-    codes = axis_codes(first.ijk_to_ras)
+    codes = axis_codes(onto.ijk_to_ras)
     turned, matrix = reorient(labels, one.ijk_to_ras, codes)
-    shape = first.labels.shape
+    shape = onto.shape
     if turned.shape == shape:
-        apart = grids_apart(shape, first.ijk_to_ras, matrix)
+        apart = grids_apart(shape, onto.ijk_to_ras, matrix)
         if apart <= MAX_GRIDS_APART:
-            said = f"{one.path.name}: its axes were put in the order of {first.path.name}; no voxel changed."
+            said = f"{one.name}: its axes were put in the order of {onto.name}; no voxel changed."
             return np.ascontiguousarray(turned), [] if turned is labels else [said]
         reason = f"lies up to {apart:.3g} voxels away from it (spacing, origin or direction differ)"
     else:
         reason = f"has {_sizes(turned.shape)} voxels (k, j, i), not {_sizes(shape)}"
-    if not resample and _is_one_lattice(first.ijk_to_ras, matrix, shape):
+    if not reading.resample and _is_one_lattice(onto.ijk_to_ras, matrix, shape):
         raise InputError(
-            f"{one.path}: expected the grid of {first.path.name}, but it covers another part of the same grid "
-            f"({_sizes(turned.shape)} voxels, not {_sizes(shape)}), as a cropped segmentation does. --resample "
-            "puts it in its place, voxel for voxel; what lies outside the first file's grid is lost, and counted."
+            f"{one.where}: expected the grid of {onto.name}, but it covers another part of the same grid "
+            f"({_sizes(turned.shape)} voxels, not {_sizes(shape)}), as a cropped segmentation does. "
+            f"{reading.remedies.place}."
         )
-    if not resample:
+    if not reading.resample:
         raise InputError(
-            f"{one.path}: expected the grid of {first.path.name}, but it {reason}. Take masks that were drawn on one "
-            "image, or pass --resample to bring this one onto the other's grid (nearest neighbors)."
+            f"{one.where}: expected the grid of {onto.name}, but it {reason}. Take masks that were drawn on one "
+            f"image, or {reading.remedies.resample}."
         )
-    resampled, outside = resample_nearest(turned, matrix, shape, first.ijk_to_ras)
+    resampled, outside = resample_nearest(turned, matrix, shape, onto.ijk_to_ras)
     return resampled, [
-        f"{one.path.name}: {reason}; resampled onto the grid of {first.path.name} with nearest neighbors, "
+        f"{one.name}: {reason}; resampled onto the grid of {onto.name} with nearest neighbors, "
         f"{np.count_nonzero(labels):,} labeled voxels became {np.count_nonzero(resampled):,}; {outside:.1%} of that "
         "grid lies outside and counts as background."
     ]

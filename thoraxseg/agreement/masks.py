@@ -1,7 +1,8 @@
-"""Mask files -> label maps with what their labels are called, as the file or the user says it."""
+"""Mask files, or masks in memory -> label maps with what their labels are called, as their source or the user says."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from thoraxseg.agreement.remedies import COMMAND_LINE, Remedies
 from thoraxseg.checkpoints.structures import named, other
 from thoraxseg.errors import InputError, OptionError
 from thoraxseg.io import MAX_LABEL, StackGeometry, hash_input, read_label_map
 from thoraxseg.report import printable
-from thoraxseg.segmentation import Segmentation, Structure
+from thoraxseg.segmentation import STRUCTURES, Segmentation, Structure
 from thoraxseg.volume import spacing_mm
 
 MAX_LABELS = 150
@@ -33,6 +35,8 @@ class Reading:
     """Bring masks on other grids onto the first one's with nearest neighbors, instead of refusing them."""
     spacing_mm: tuple[float, float, float] | None = None
     """Spacing (k, j, i) of stacks that state none."""
+    remedies: Remedies = COMMAND_LINE
+    """What is advised where masks do not fit."""
 
     def check_roles(self, roles: Collection[str]) -> None:
         """Raise OptionError where names are given for a file that is not there: they would have no effect."""
@@ -58,11 +62,14 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """The label map of one file."""
+    """The label map of one file, or of one segmentation in memory."""
 
     role: str
     """What the file is in the comparison: reference, prediction, the name of an observer."""
-    path: Path
+    name: str
+    """What messages call it: the name of the file."""
+    where: str
+    """The same where an error begins with it: the path of the file."""
     labels: np.ndarray
     """`(K, J, I)`, whole numbers; 0 is background."""
     ijk_to_ras: np.ndarray
@@ -88,7 +95,7 @@ class Masks:
         """Return what identifies the file and its grid."""
         return {
             "role": printable(self.role),
-            "name": printable(self.path.name),
+            "name": printable(self.name),
             "sha256": self.sha256,
             "shape_kji": list(self.labels.shape),
             "spacing_mm_kji": list(spacing_mm(self.ijk_to_ras)),
@@ -113,7 +120,17 @@ def read_masks(path: Path, role: str, reading: Reading) -> Masks:
                 f"--labels {role}: {path.name} names its segments itself. Leave the option out for it."
             )
         digest = hash_input(path)
-        return Masks(role, path, found.labels, found.ijk_to_ras, found.structures, True, True, digest)
+        return Masks(
+            role,
+            path.name,
+            str(path),
+            found.labels,
+            found.ijk_to_ras,
+            found.structures,
+            is_named=True,
+            declares=True,
+            sha256=digest,
+        )
     values = present(found.array)
     if len(values) > MAX_LABELS:
         raise InputError(
@@ -137,7 +154,8 @@ def read_masks(path: Path, role: str, reading: Reading) -> Masks:
             labels = np.where(np.isin(labels, silent), 0, labels)
     return Masks(
         role,
-        path,
+        path.name,
+        str(path),
         labels,
         found.ijk_to_ras,
         structures,
@@ -148,6 +166,49 @@ def read_masks(path: Path, role: str, reading: Reading) -> Masks:
         unnamed=tuple(silent),
         is_assumed=found.geometry_assumed,
     )
+
+
+def masks_from(segmentation: Segmentation, role: str) -> Masks:
+    """Return a segmentation in memory as the masks of an observer; each of its structures counts as contoured.
+
+    What a structure is, its name says; a key of ours (recognized by codes) where the name says nothing. Notes say
+    where it was the key. Raises InputError where name and key are two structures of ours.
+    """
+    structures, notes = {}, []
+    for value, structure in segmentation.structures.items():
+        by_name, by_key = STRUCTURES.get(named(structure.name, 0).key), STRUCTURES.get(structure.key)
+        structures[value] = by_name or by_key or structure
+        if by_key is None or by_key is by_name:
+            continue
+        if by_name is None:
+            notes.append(f"{role}: {structure.name!r:.80} is taken as {by_key.name}, which its code says.")
+        elif by_name.terminology.type != by_key.terminology.type or by_key.key != "lungs":
+            raise InputError(
+                f"{segmentation.name}: segment {structure.name!r:.80}: expected name and code of one structure, got "
+                f"the code of {by_key.name}. Rename it, or correct what it is."
+            )
+    return Masks(
+        role,
+        segmentation.name,
+        segmentation.name,
+        segmentation.labels,
+        segmentation.ijk_to_ras,
+        structures,
+        is_named=True,
+        declares=True,
+        sha256=_digest(segmentation, structures),
+        notes=tuple(notes),
+    )
+
+
+def _digest(segmentation: Segmentation, structures: Mapping[int, Structure]) -> str:
+    """Return the SHA-256 of voxels, grid and names."""
+    labels = np.ascontiguousarray(segmentation.labels)
+    names = {value: one.name for value, one in sorted(structures.items())}
+    digest = hashlib.sha256(f"{labels.dtype.str} {labels.shape} {names}".encode("utf-8", "surrogateescape"))
+    digest.update(np.ascontiguousarray(segmentation.ijk_to_ras, dtype="<f8").data)
+    digest.update(labels.data)
+    return digest.hexdigest()
 
 
 def present(labels: np.ndarray) -> list[int]:

@@ -13,12 +13,16 @@ from math import prod
 
 import numpy as np
 
-from thoraxseg.agreement.grids import on_grid
+from thoraxseg.agreement.grids import Onto, on_grid
 from thoraxseg.agreement.masks import Masks, Reading, present, unnamed
+from thoraxseg.agreement.remedies import Remedies
 from thoraxseg.checkpoints.structures import named, other
 from thoraxseg.errors import InputError
 from thoraxseg.segmentation import STRUCTURES, Structure
 from thoraxseg.volume import nominal_spacing_mm, spacing_mm, voxel_volume_mm3
+
+TISSUE = "85756007"
+"""SNOMED CT code of tissue: what 3D Slicer gives a segment that nobody coded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,34 +63,37 @@ def alike(name: str) -> str:
     return " ".join(words) or name
 
 
-def match(masks: Sequence[Masks], reading: Reading) -> Matched:
-    """Return the masks on the grid of the first one, with common labels.
+def match(masks: Sequence[Masks], reading: Reading, onto: Onto | None = None) -> Matched:
+    """Return the masks on one grid (None: that of the first one), with common labels.
 
     Structures are matched by name where every file that has any names them, else by label value. Raises InputError
     for masks on other grids (unless `reading.resample`), two structures of one file with one name, files that share
     no structure.
     """
+    onto = onto or Onto.of(masks[0])
     notes = [note for one in masks for note in one.notes]
     warnings = _copies(masks)
     _check_names(masks)
     by_name = all(one.is_named or one.is_empty for one in masks) and any(one.is_named for one in masks)
     found = [_keyed(one) for one in masks] if by_name else _by_value(masks, warnings)
-    warnings += _unknown_parts(found, reading.merge)
+    if by_name:
+        notes += _join_by_codes(masks, found)
+    warnings += _unknown_parts(found, reading)
     warnings += _halves(masks, found, reading.merge)
     found = [_merged(keyed, reading.merge) for keyed in found]
-    _check_common(masks, found)
+    _check_common(masks, found, reading.remedies)
     label_of, structures = _numbered(found, reading)
     maps, drawn = [], []
     for one, keyed in zip(masks, found, strict=True):
         table = {value: label_of[key] for value, (key, _) in keyed.items()}
-        labels, said = on_grid(_renumbered(one.labels, table), one, masks[0], reading.resample)
+        labels, said = on_grid(_renumbered(one.labels, table), one, onto, reading)
         notes += said
         if one.labels.any() and not labels.any():
-            warnings.append(f"{one.path.name}: none of its labels lies on the grid of {masks[0].path.name}.")
+            warnings.append(f"{one.name}: none of its labels lies on the grid of {onto.name}.")
         maps.append(labels)
         declared = set(table.values()) if one.declares else set()
         drawn.append(frozenset(declared.union(present(labels))))
-    warnings += said_whole_and_halves(structures)
+    warnings += _whole_and_halves(structures, reading.remedies)
     warnings += [
         f"{structure.name}: --labels names it, but no file has a voxel of it."
         for label, structure in structures.items()
@@ -97,7 +104,7 @@ def match(masks: Sequence[Masks], reading: Reading) -> Matched:
         tuple(maps),
         structures,
         tuple(drawn),
-        masks[0].ijk_to_ras,
+        onto.ijk_to_ras,
         masks[0].is_assumed,
         tuple(dict.fromkeys(notes)),
         tuple(warnings),
@@ -109,7 +116,7 @@ def _check_names(masks: Sequence[Masks]) -> None:
     left_out = sorted({value for one in masks for value in one.unnamed})
     if left_out and all(one.is_empty for one in masks):
         raise InputError(
-            f"{masks[0].path}: --labels names none of the labels that the files have "
+            f"{masks[0].where}: --labels names none of the labels that the files have "
             f"({', '.join(map(str, left_out))}). Correct --labels."
         )
 
@@ -130,15 +137,12 @@ def _halves(masks: Sequence[Masks], found: Sequence[Keyed], merge: Mapping[str, 
     return said
 
 
-def said_whole_and_halves(structures: Mapping[int, Structure]) -> list[str]:
+def _whole_and_halves(structures: Mapping[int, Structure], remedies: Remedies) -> list[str]:
     """Return a hint where some files have both lungs as one structure and others each lung."""
     keys = {one.key for one in structures.values()}
     if "lungs" not in keys or not keys & {"right_lung", "left_lung"}:
         return []
-    return [
-        "Some files have the lungs as one structure, others right and left: --merge 'lungs=right lung+left lung' takes "
-        "them together."
-    ]
+    return [f"Some have the lungs as one structure, others right and left: {remedies.merge_lungs}."]
 
 
 def said_swapped(matched: Matched, reference: int, prediction: int) -> list[str]:
@@ -166,8 +170,7 @@ def said_swapped(matched: Matched, reference: int, prediction: int) -> list[str]
 def _copies(masks: Sequence[Masks]) -> list[str]:
     """Return a sentence for every two files with the same content: mostly one was given by mistake."""
     return [
-        f"{one.role} and {other.role}: {one.path.name} and {other.path.name} have the same content. Was one file given "
-        "twice?"
+        f"{one.role} and {other.role}: {one.name} and {other.name} have the same content. Was one given twice?"
         for one, other in combinations(masks, 2)
         if one.sha256 == other.sha256 and not one.is_empty
     ]
@@ -184,12 +187,46 @@ def _keyed(masks: Masks) -> Keyed:
         key = alike(structure.name)
         if masks.declares and any(key == taken for taken, _ in found.values()):
             raise InputError(
-                f"{masks.path}: expected segments with different names, two are called {structure.name!r:.80}. "
+                f"{masks.where}: expected segments with different names, two are called {structure.name!r:.80}. "
                 "Rename one of them."
             )
         known = STRUCTURES.get(key)
         found[value] = key, known or structure
     return found
+
+
+def _join_by_codes(masks: Sequence[Masks], found: Sequence[Keyed]) -> list[str]:
+    """Let structures with different names and the same codes be one, and return a sentence for each.
+
+    Only where no file has two of these codes, and where they say more than that it is tissue.
+    """
+    by_codes: dict[tuple[tuple[str, str], ...], list[tuple[int, int]]] = {}
+    for n, keyed in enumerate(found):
+        for value, (_, structure) in keyed.items():
+            if structure.key not in STRUCTURES and structure.terminology.type.value != TISSUE:
+                by_codes.setdefault(_codes(structure), []).append((n, value))
+    said = []
+    for places in by_codes.values():
+        if len({n for n, _ in places}) < len(places):
+            continue
+        (first, value), *others = places
+        key, structure = found[first][value]
+        for n, other_value in others:
+            own, named_so = found[n][other_value]
+            if own != key:
+                found[n][other_value] = key, structure
+                said.append(
+                    f"{named_so.name} of {masks[n].role} is taken as {structure.name} of {masks[first].role}: both "
+                    f"have the code {structure.terminology.type.meaning or structure.terminology.type.value}."
+                )
+    return said
+
+
+def _codes(structure: Structure) -> tuple[tuple[str, str], ...]:
+    """Return scheme and value of every code of a structure; meanings are wording."""
+    t = structure.terminology
+    codes = (t.category, t.type, t.type_modifier, t.region, t.region_modifier)
+    return tuple((code.scheme, code.value) for code in codes)
 
 
 def _by_value(masks: Sequence[Masks], warnings: list[str]) -> list[Keyed]:
@@ -199,7 +236,7 @@ def _by_value(masks: Sequence[Masks], warnings: list[str]) -> list[Keyed]:
         for value, structure in one.structures.items() if one.is_named else ():
             if value in names and alike(names[value].name) != alike(structure.name):
                 raise InputError(
-                    f"{one.path}: label {value} is {structure.name!r:.80}, elsewhere {names[value].name!r:.80}, and "
+                    f"{one.where}: label {value} is {structure.name!r:.80}, elsewhere {names[value].name!r:.80}, and "
                     "some files name nothing. Say with --labels what the labels of those are."
                 )
             names.setdefault(value, structure)
@@ -230,12 +267,12 @@ def _merged(keyed: Keyed, merge: Mapping[str, Sequence[str]]) -> Keyed:
     return result
 
 
-def _unknown_parts(found: Sequence[Keyed], merge: Mapping[str, Sequence[str]]) -> list[str]:
+def _unknown_parts(found: Sequence[Keyed], reading: Reading) -> list[str]:
     """Return a sentence for every part of a merged structure that no file has: it may be misspelled."""
     every = {(value, structure) for keyed in found for value, (_, structure) in keyed.items()}
     return [
-        f"--merge {name}: no file has {part!r:.80}."
-        for name, parts in merge.items()
+        f"{reading.remedies.merge}{name}: no file has {part!r:.80}."
+        for name, parts in reading.merge.items()
         for part in parts
         if every and not any(_is_called(part, value, structure) for value, structure in every)
     ]
@@ -248,7 +285,7 @@ def _is_called(name: str, value: int, structure: Structure) -> bool:
     )
 
 
-def _check_common(masks: Sequence[Masks], found: Sequence[Keyed]) -> None:
+def _check_common(masks: Sequence[Masks], found: Sequence[Keyed], remedies: Remedies) -> None:
     """Refuse a file that shares no structure with any other: then one of them is another kind of mask."""
     own = [{key: structure.name for key, structure in keyed.values()} for keyed in found]
     for index, one in enumerate(masks):
@@ -258,9 +295,9 @@ def _check_common(masks: Sequence[Masks], found: Sequence[Keyed]) -> None:
             silent = [(n, each) for n, each in enumerate(masks) if found[n] and not each.is_named]
             names = [f"--labels '{each.role}:{next(iter(found[n]))}=NAME'" for n, each in silent]
             raise InputError(
-                f"{one.path}: has {', '.join(own[index].values())}, the others have {', '.join(others.values())}: "
+                f"{one.where}: has {', '.join(own[index].values())}, the others have {', '.join(others.values())}: "
                 "none in common. If two of them mean the same, say so: "
-                + (" ".join(names) if names else f"--merge '{theirs}={theirs}+{mine}'")
+                + (" ".join(names) if names else remedies.same.format(theirs=theirs, mine=mine))
                 + "."
             )
 
@@ -279,7 +316,7 @@ def _numbered(found: Sequence[Keyed], reading: Reading) -> tuple[dict[str, int],
         if structures and alike(name) not in label_of:
             known = ", ".join(one.name for one in structures.values())
             raise InputError(
-                f"--merge {name}: none of {', '.join(parts)} is in the masks. They have {known}."
+                f"{reading.remedies.merge}{name}: none of {', '.join(parts)} is in the masks. They have {known}."
             )
     if not structures:  # nobody drew anything: one empty structure, so that the answer says so
         structures[1] = unnamed(1)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from thoraxseg.agreement.grids import Onto
 from thoraxseg.agreement.masks import Masks, Reading, read_masks
 from thoraxseg.agreement.matching import Matched, match, said_swapped
 from thoraxseg.progress import Progress, silent
@@ -72,16 +73,31 @@ def read_drawn(
     for n, (name, path) in enumerate(files.items()):
         progress(n / len(files), f"Reading {printable(case)}")
         masks.append(read_masks(path, name, reading))
-    matched = match(masks, reading)
-    people = tuple(n for n, name in enumerate(files) if name not in models)
-    contoured, decided = _contoured(matched, masks, people, absent)
+    return drawn_from(case, masks, reading, absent, models)
+
+
+def drawn_from(
+    case: str,
+    masks: Sequence[Masks],
+    reading: Reading,
+    absent: Absent = Absent.AUTO,
+    models: Collection[str] = (),
+    onto: Onto | None = None,
+) -> Drawn:
+    """Return masks of one scan as its observers' and models', on the grid `onto` (None: that of the first masks).
+
+    `models` holds the roles that are no observers. Raises InputError as `match` does.
+    """
+    matched = match(masks, reading, onto)
+    people = tuple(n for n, one in enumerate(masks) if one.role not in models)
+    contoured, decided = _contoured(matched, masks, people, absent, reading)
     decided += [text for n in range(1, len(masks)) for text in said_swapped(matched, 0, n)]
     inputs = tuple(one.to_record() for one in masks)
     return Drawn(case, matched, people, tuple(contoured), inputs, tuple(decided))
 
 
 def _contoured(
-    matched: Matched, masks: Sequence[Masks], people: Sequence[int], absent: Absent
+    matched: Matched, masks: Sequence[Masks], people: Sequence[int], absent: Absent, reading: Reading
 ) -> tuple[list[frozenset[int]], list[str]]:
     """Return which structures each observer contoured, and a sentence for each that had to be decided."""
     found, said = [], []
@@ -98,7 +114,7 @@ def _contoured(
             else:
                 said.append(
                     f"{structure.name}: {matched.roles[n]} has none; taken as not contoured, so it is left out there "
-                    "(--absent empty counts it as an empty mask)."
+                    f"({reading.remedies.absent})."
                 )
         found.append(frozenset(own))
     return found, said

@@ -3,6 +3,7 @@
 from thoraxseg.study.events import KINDS, Event, Who, log_event, run_from_timings, undo_last
 from thoraxseg.study.export import coded, flat_rows, record, write_times
 from thoraxseg.study.ledger import HEARTBEAT_S, IDLE_AFTER_S, Clock, Ledger
+from thoraxseg.study.portable import Session, put_sessions, sessions_from_text, sessions_of, sessions_to_text
 from thoraxseg.study.store import Store, checked_minutes, create_study, open_study
 from thoraxseg.study.times import (
     DEFINITIONS,
@@ -29,6 +30,7 @@ __all__ = [
     "Event",
     "Ledger",
     "Review",
+    "Session",
     "Store",
     "Who",
     "all_totals",
@@ -38,10 +40,14 @@ __all__ = [
     "flat_rows",
     "log_event",
     "open_study",
+    "put_sessions",
     "record",
     "reviews",
     "run_from_timings",
     "saved_percent",
+    "sessions_from_text",
+    "sessions_of",
+    "sessions_to_text",
     "times",
     "totals",
     "undo_last",

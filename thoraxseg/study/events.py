@@ -17,7 +17,9 @@ ACTIVITIES = ("look", "edit", "manual", "wait", "idle")
 """What lasts. look, edit (automated contours), manual (contours from nothing) are work; wait is for the computer."""
 WORK = ("look", "edit", "manual")
 VERDICTS = {"accept": "accepted", "needs work": "needs work", "reject": "rejected"}
-MOMENTS = ("open", *VERDICTS, "close")
+TAKE_BACK = "take back"
+"""The moment from which on an earlier verdict counts no more."""
+MOMENTS = ("open", *VERDICTS, TAKE_BACK, "close")
 KINDS = (*ACTIVITIES, "run", *MOMENTS)
 RUN_PARTS = ("preprocessing_s", "inference_s", "export_s")
 MAX_NAME = 200
@@ -157,7 +159,7 @@ def log_event(
     """Enter one event that a stopwatch or another program timed, and return it.
 
     Activities need their `seconds`; a run its `seconds` (the whole) or `run_parts`; moments (open, accept, needs work,
-    reject, close) have none. An entered activity counts as given: no idle time is taken off.
+    reject, take back, close) have none. An entered activity counts as given: no idle time is taken off.
     Raises OptionError for an unknown kind, times that do not fit it or are above 24 hours, OutputError when the file
     cannot be written.
     """

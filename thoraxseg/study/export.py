@@ -76,15 +76,17 @@ def flat_rows(found: Sequence[Review]) -> tuple[list[str], list[dict[str, Any]]]
     return columns, flat
 
 
-def write_times(path: Path, found: Sequence[Review]) -> None:
+def write_times(path: Path, found: Sequence[Review], overwrite: bool = False) -> None:
     """Write the times to a new file: by its ending `flat_rows` as CSV or `record` as JSON, whole or not at all.
 
-    Raises OptionError for another ending, OutputError when the file is there already or cannot be written.
+    Raises OptionError for another ending, OutputError when the file is there already (unless `overwrite`) or cannot be
+    written.
     """
     path = Path(path)
     if path.suffix.lower() not in (".csv", ".json"):
         raise OptionError(f"{path}: expected a file name that ends in .csv or .json.")
-    _refuse_to_overwrite(path)
+    if not overwrite:
+        _refuse_to_overwrite(path)
     with publish_together(path.parent) as scratch:
         made = scratch / path.name
         if path.suffix.lower() == ".csv":
@@ -92,7 +94,8 @@ def write_times(path: Path, found: Sequence[Review]) -> None:
         else:
             text = json.dumps(record(found), indent=2, ensure_ascii=False, allow_nan=False)
             made.write_text(text + "\n", encoding="utf-8")
-        _refuse_to_overwrite(path)
+        if not overwrite:
+            _refuse_to_overwrite(path)
 
 
 def _refuse_to_overwrite(path: Path) -> None:

@@ -31,6 +31,7 @@ from thoraxseg.errors import OptionError, ThoraxSegError
 from thoraxseg.study.events import (
     ACTIVITIES,
     RUN_PARTS,
+    TAKE_BACK,
     WORK,
     Event,
     Who,
@@ -108,6 +109,11 @@ class Ledger:
         self._add("open")
         self._now = self._add("idle")
         self._write()
+
+    @property
+    def uid(self) -> str:
+        """What the session is called in the study file."""
+        return self._uid
 
     @property
     def activity(self) -> tuple[str, str]:
@@ -191,6 +197,16 @@ class Ledger:
     def reject(self) -> None:
         """The contours are of no use; the activity ends."""
         self._judge("reject")
+
+    def take_back(self) -> None:
+        """The verdict was a mistake: none counts from now on; the activity ends."""
+        self._judge(TAKE_BACK)
+
+    def flush(self) -> None:
+        """Count up to now without a touch and write it, however short the last time ago; after `close` too."""
+        if not self._closed:
+            self._advance(touched=False)
+        self._write()
 
     def close(self) -> None:
         """End the session; again after an OutputError, it tries again to write what is missing."""

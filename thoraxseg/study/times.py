@@ -21,7 +21,7 @@ from operator import itemgetter
 from typing import Any, Literal
 
 from thoraxseg.errors import OptionError
-from thoraxseg.study.events import RUN_PARTS, VERDICTS, WORK, structure_key
+from thoraxseg.study.events import RUN_PARTS, TAKE_BACK, VERDICTS, WORK, structure_key
 from thoraxseg.study.store import Store, checked_minutes
 
 PAPER_MANUAL_MIN = 40.0
@@ -47,6 +47,7 @@ DEFINITIONS = {
     "total_s": "total_active_s + waiting_s + idle_s: the operator's clock while the scan was open.",
     "spent_s": "compute_s + looking_s + editing_s + manual_s: what the contours cost with the software, contouring by "
     "hand beside it or after a rejection included.",
+    "spent_share_of_manual": "spent_s / (60 manual_reference_min), so far: 0.25 is a quarter of the time by hand.",
     "saved_percent_paper": "100 (1 - runtime_s / (60 manual_reference_min)), as Malimban et al. 2022: 40 s against "
     "40 min gives 98.33. It counts nobody's looking or editing.",
     "saved_min_paper": "manual_reference_min - runtime_s / 60.",
@@ -58,7 +59,13 @@ DEFINITIONS = {
 }
 """What each key means, in one sentence; stands in every file that is written."""
 
-_SAVED = ("saved_min_paper", "saved_percent_paper", "saved_min", "saved_percent_with_review")
+_SAVED = (
+    "saved_min_paper",
+    "saved_percent_paper",
+    "saved_min",
+    "saved_percent_with_review",
+    "spent_share_of_manual",
+)
 _SCAN_KEYS = (*RUN_PARTS, "other_s", "runtime_s", "compute_s", "saved_min_paper", "saved_percent_paper")
 _REVIEW_KEYS = (
     *("looking_s", "editing_s", "manual_s", "waiting_s", "idle_s", "total_active_s", "spent_s"),
@@ -222,9 +229,10 @@ class Review:
         found: dict[str, float | None] = dict.fromkeys(_SAVED)
         found["saved_min_paper"] = by_hand_min - runtime_s / 60
         found["saved_percent_paper"] = saved_percent(runtime_s, by_hand_min)
+        found["spent_share_of_manual"] = spent_s / (60 * by_hand_min)
         if not self.finished:
             reason = "nobody accepted or rejected these contours, so more time may come"
-            return found, dict.fromkeys(_SAVED[2:], reason)
+            return found, dict.fromkeys(_SAVED[2:4], reason)
         # Who logged half of what a rejection leaves to do by hand has not saved the other half.
         left_min = max(by_hand_min - self.manual_s / 60, 0.0) if self.rejected else 0.0
         found["saved_min"] = by_hand_min - left_min - spent_s / 60
@@ -391,6 +399,8 @@ def _count(review: Review, row: sqlite3.Row, structure: str) -> None:
             review.verdict, review.edited_since = "", True
     elif kind in VERDICTS:
         review.verdict, review.edited_since = VERDICTS[kind], False
+    elif kind == TAKE_BACK:
+        review.verdict, review.edited_since = "", False
     elif kind == "close":
         review.closed.add(row["session_id"])
 
