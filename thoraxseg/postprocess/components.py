@@ -22,6 +22,19 @@ def drop_small_components(
     return keep[components]
 
 
+def keep_largest(mask: np.ndarray, connectivity: int) -> np.ndarray:
+    """Return the bool mask `(K, J, I)` with its largest component alone; of equally large ones all stay.
+
+    Otherwise it would depend on how the array is turned which of them stays. nnU-Net keeps them all too.
+    """
+    from scipy.ndimage import label
+
+    components, _ = label(mask, neighborhood(connectivity))
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0
+    return (sizes == max(sizes.max(), 1))[components]
+
+
 def drop_border_components(mask: np.ndarray, connectivity: int = 6) -> np.ndarray:
     """Return the bool mask `(K, J, I)` without components that touch a side face (j or i border) of the image.
 

@@ -12,8 +12,8 @@ import numpy as np
 from thoraxseg.checkpoints import fields
 from thoraxseg.checkpoints.card import Cleanup, Step, step_parameters
 from thoraxseg.errors import CheckpointError
-from thoraxseg.postprocess.components import drop_border_components, drop_small_components
-from thoraxseg.postprocess.morphology import close_ball, close_slices, open_ball
+from thoraxseg.postprocess.components import drop_border_components, drop_small_components, keep_largest
+from thoraxseg.postprocess.morphology import close_ball, close_slices, fill_holes, open_ball
 from thoraxseg.postprocess.slice_filter import keep_between_flat_ends
 from thoraxseg.postprocess.slice_sanity import drop_isolated_slices
 from thoraxseg.progress import Progress, each, silent
@@ -116,9 +116,13 @@ def _on_region(function: Callable[..., np.ndarray]) -> Rule:
 
 
 def _drop_small_components_mm3(work: Work, region: str, min_volume_mm3: float, connectivity: int) -> None:
-    # A component of exactly the limit stays, whatever the last bit of the division says.
-    voxels = int(np.ceil(min_volume_mm3 / voxel_volume_mm3(work.ijk_to_ras) * (1 - ROUNDING)))
+    voxels = voxels_of(min_volume_mm3, work.ijk_to_ras)
     work.masks[region] = drop_small_components(work.masks[region], voxels, connectivity)
+
+
+def voxels_of(min_volume_mm3: float, ijk_to_ras: np.ndarray) -> int:
+    """Return the fewest voxels that make up a volume; one of exactly the limit does, whatever the last bit says."""
+    return int(np.ceil(min_volume_mm3 / voxel_volume_mm3(ijk_to_ras) * (1 - ROUNDING)))
 
 
 def _keep_inside_closed(work: Work, region: str, inside: str, radius_voxels: float) -> None:
@@ -146,8 +150,13 @@ RULES: dict[str, tuple[Rule, dict[str, fields.Parser]]] = {
         _drop_small_components_mm3,
         {"region": _REGION, "min_volume_mm3": fields.positive, "connectivity": fields.one_of(6, 18, 26)},
     ),
+    "keep_largest": (
+        _on_region(keep_largest),
+        {"region": _REGION, "connectivity": fields.one_of(6, 18, 26)},
+    ),
     "drop_border_components": (_on_region(drop_border_components), {"region": _REGION}),
     "close_slices": (_on_region(close_slices), {"region": _REGION}),
+    "fill_holes": (_on_region(fill_holes), {"region": _REGION}),
     "keep_inside_closed": (
         _keep_inside_closed,
         {"region": _REGION, "inside": _REGION, "radius_voxels": fields.positive},

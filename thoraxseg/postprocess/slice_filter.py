@@ -25,11 +25,16 @@ def keep_between_flat_ends(image: np.ndarray, sigma_px: float, min_mean: float) 
     `image` `(K, J, I)` in [0, 1]. Slices between the ends are never touched. All False when no slice
     reaches `min_mean`.
     """
-    has_edge = wrapped_log_means(image, sigma_px) >= min_mean
-    found = np.flatnonzero(has_edge)
-    keep = np.zeros(len(has_edge), dtype=bool)
-    if len(found):
-        keep[found[0] : found[-1] + 1] = True
+
+    def has_edge(k: int) -> bool:
+        return bool(wrapped_log_means(image[k : k + 1], sigma_px)[0] >= min_mean)
+
+    # From both ends inward: the slices between are never asked.
+    keep = np.zeros(len(image), dtype=bool)
+    first = next(filter(has_edge, range(len(image))), None)
+    if first is not None:
+        last = next(filter(has_edge, reversed(range(len(image)))))
+        keep[first : last + 1] = True
     return keep
 
 
