@@ -33,7 +33,7 @@ from thoraxseg.io import (
 from thoraxseg.options import SegmentOptions
 from thoraxseg.progress import Progress, part, silent
 from thoraxseg.segmentation import Segmentation
-from thoraxseg.volume import Volume
+from thoraxseg.volume import Box, Volume
 
 logger = logging.getLogger(__name__)
 
@@ -63,34 +63,40 @@ def segment(
     progress: Progress = silent,
     predictor: inference.Predictor | None = None,
     channels: Sequence[Volume] = (),
+    box: Box | None = None,
 ) -> Result:
     """Contour `volume` with `checkpoint` and measure what was found.
 
     `channels` are further input channels on the same grid, in the checkpoint's order. A loaded `predictor` of the
-    same checkpoint and device saves reading the weights again. A progress that raises `Cancelled` stops the work
-    within one window or slice. Raises InputError, OptionError, CheckpointError or DependencyError, each
-    saying what to do.
+    same checkpoint and device saves reading the weights again. With `box` only that part is looked at; the result
+    still is on the whole grid, with background outside. A progress that raises `Cancelled` stops the work within
+    one window or slice. Raises InputError, OptionError, CheckpointError or DependencyError, each saying what to do.
     """
     options = options or SegmentOptions()
     card = checkpoint.card
-    if checkpoint.lungs is not None and not checkpoint.members and len(channels) + 1 == len(card.channels):
-        if card.lungs_from is None:
-            raise OptionError(
-                "--lungs and a lung map given with --channel exclude one another: leave one of them away."
-            )
-        checkpoint = replace(checkpoint, lungs=None)  # the user's map counts, not the card's habit
+    checkpoint = checkpoint_for(checkpoint, len(channels))
     clock = Stopwatch()
-    warnings = [*checkpoint.assumed, *_prechecked(volume, checkpoint)]
+    given = [volume, *channels]
+    if box is not None:
+        roads.check_same_grid(given)  # the parts of grids that differ could be alike
+    looked_at = [one if box is None else one.cropped(box) for one in given]
+    warnings = [*checkpoint.assumed, *_prechecked(looked_at[0], checkpoint)]
     with clock("load_checkpoint"):
         progress(0.0, "Loading the checkpoint")
         predictor = _fitting(predictor, checkpoint) or inference.load_predictor(checkpoint, options.device)
-    answer = roads.contour([volume, *channels], predictor, options, clock, part(progress, 0.05, 0.95))
+    answer = roads.contour(looked_at, predictor, options, clock, part(progress, 0.05, 0.95))
     warnings += answer.warnings
+    cut_off = []
+    if box is not None:
+        cut_off = _cut_off(answer.labels, box, volume.shape, card)
+        answer = answer.on_whole_grid(volume.shape, box)
     segmentation = Segmentation(answer.labels, volume.ijk_to_ras, dict(card.labels), volume.name)
     with clock("measure"):
         progress(0.97, "Measuring")
         measurements = _measure(segmentation, answer.doubt, answer.quantity, card)
-    warnings += _absent(segmentation)
+        implausible = measure.check_anatomy(segmentation)
+    perhaps = " The region of interest cuts structures, which may be why." if cut_off else ""
+    warnings += [*_absent(segmentation, box), *cut_off, *(sentence + perhaps for sentence in implausible)]
     for warning in warnings:
         logger.warning("%s: %s", volume.name, warning)
     progress(1.0, "Contours are ready")
@@ -98,13 +104,14 @@ def segment(
         volume, checkpoint, options.to_record(), answer.predictor.device, clock.seconds
     )
     provenance["channels"] = [
-        {"channel": wanted.name, "file": report.printable(given.name)}
-        for wanted, given in zip(card.channels, (volume, *channels), strict=False)
+        {"channel": wanted.name, "file": report.printable(image.name)}
+        for wanted, image in zip(card.channels, given, strict=False)
     ]
     if channels:
         pairs = (f"{one['channel']}: {one['file']}" for one in provenance["channels"])
         answer.notes.append(f"Channels as given, in the checkpoint's order: {', '.join(pairs)}.")
     provenance["sampling"] = answer.sampling
+    provenance["box_kji"] = None if box is None else [list(map(int, ends)) for ends in box]
     return Result(
         volume,
         segmentation,
@@ -116,6 +123,21 @@ def segment(
         tuple(dict.fromkeys((*volume.notes, *answer.notes))),
         answer.probabilities,
     )
+
+
+def checkpoint_for(checkpoint: Checkpoint, further_channels: int) -> Checkpoint:
+    """Return the checkpoint as `segment` uses it with so many further channels: a lung map that is given is not made.
+
+    Raises OptionError where the user gives both the map and the checkpoint that makes it.
+    """
+    card = checkpoint.card
+    if checkpoint.lungs is None or checkpoint.members or further_channels + 1 != len(card.channels):
+        return checkpoint
+    if card.lungs_from is None:
+        raise OptionError(
+            "--lungs and a lung map given with --channel exclude one another: leave one of them away."
+        )
+    return replace(checkpoint, lungs=None)  # the user's map counts, not the card's habit
 
 
 def segment_file(
@@ -313,17 +335,35 @@ def _measure(
     return measurements
 
 
-def _absent(segmentation: Segmentation) -> list[str]:
+def _cut_off(labels: np.ndarray, box: Box, shape: tuple[int, ...], card: Card) -> list[str]:
+    """Return a warning that names the structures at a border of `box` behind which the image goes on."""
+    found: set[int] = set()
+    for axis, ((low, high), size) in enumerate(zip(box, shape, strict=True)):
+        found |= set(np.unique(labels.take(0, axis)).tolist()) if low > 0 else set()
+        found |= set(np.unique(labels.take(-1, axis)).tolist()) if high < size else set()
+    names = [structure.name for label, structure in sorted(card.labels.items()) if label in found]
+    if not names:
+        return []
+    return [
+        f"The border of the region of interest cuts {', '.join(names)}: the image goes on there, so volumes are too "
+        "small. Make the region larger if the whole is meant."
+    ]
+
+
+def _absent(segmentation: Segmentation, box: Box | None) -> list[str]:
     counts = segmentation.voxel_counts()
+    place = "this image" if box is None else "the region of interest"
     if not any(counts.values()):
+        remedy = "" if box is None else ", and that the region is the right one"
         return [
-            "Nothing was found: the segmentation is empty. Check that image and checkpoint belong together."
+            "Nothing was found: the segmentation is empty. Check that image and checkpoint belong together"
+            f"{remedy}."
         ]
     # No tumor is a normal answer; a missing organ is not.
     missing = [
         s.name for label, s in segmentation.structures.items() if not counts[label] and s.key != "tumors"
     ]
-    return [f"Not found in this image: {', '.join(missing)}."] if missing else []
+    return [f"Not found in {place}: {', '.join(missing)}."] if missing else []
 
 
 def _output_names(case: str) -> dict[str, str]:

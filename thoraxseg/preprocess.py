@@ -16,9 +16,10 @@ import numpy as np
 
 from thoraxseg.checkpoints import fields
 from thoraxseg.checkpoints.card import Card, Step, step_parameters
+from thoraxseg.contrast import clahe_slices
 from thoraxseg.errors import CheckpointError, InputError, OptionError
 from thoraxseg.options import Contrast
-from thoraxseg.progress import Progress, each, part, silent
+from thoraxseg.progress import Progress, part, silent
 from thoraxseg.volume import Volume, reorient
 from thoraxseg.volume import spacing_mm as spacing_of
 
@@ -331,21 +332,6 @@ def _enhance_contrast(state: _State, progress: Progress, clip_limit: float, when
         f"dark below {when_mean_below:g}."
     )
     state.on_images(lambda image: clahe_slices(image, clip_limit, progress))
-
-
-def clahe_slices(image: np.ndarray, clip_limit: float, progress: Progress = silent) -> np.ndarray:
-    """Return `(K, J, I)` float64 with each slice contrast-enhanced by CLAHE and stretched to [0, 1].
-
-    Input in [0, 1]; tiles of 1/8 of the slice, 256 bins, as scikit-image's `equalize_adapthist` has them
-    (Zuiderveld 1994). A constant slice becomes 0.
-    """
-    from skimage.exposure import equalize_adapthist
-
-    enhanced = np.zeros(image.shape)
-    for k in each(range(len(image)), progress, "Enhancing contrast"):
-        if image[k].min() < image[k].max():
-            enhanced[k] = equalize_adapthist(image[k].astype(np.float64), clip_limit=clip_limit)
-    return enhanced
 
 
 STEPS: dict[str, tuple[Callable[..., None], dict[str, fields.Parser]]] = {

@@ -6,12 +6,16 @@ resampling. Left and right follow the patient (RAS), never the array order.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 
 import numpy as np
 
-from thoraxseg.errors import InputError
+from thoraxseg.errors import InputError, OptionError
+
+Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""A part of a grid, `((k0, k1), (j0, j1), (i0, i1))` in voxels, half open: k1, j1 and i1 are outside."""
 
 MIN_SPACING_MM = 1e-4
 MAX_SPACING_MM = 100.0
@@ -186,9 +190,51 @@ class Volume:
         array, matrix = reorient(self.array, self.ijk_to_ras, codes)
         return replace(self, array=array, ijk_to_ras=matrix)
 
+    def cropped(self, box: Box) -> Volume:
+        """Return the voxels inside `box` (half open, k, j, i), each where it is in the patient; a view.
+
+        Raises OptionError for a box that is empty or reaches beyond the volume.
+        """
+        inside = box_slices(box, self.shape)
+        matrix = self.ijk_to_ras.copy()
+        matrix[:3, 3] += matrix[:3, :3] @ [where.start for where in inside[::-1]]
+        return replace(self, array=self.array[inside], ijk_to_ras=matrix)
+
     def with_notes(self, *notes: str) -> Volume:
         """Return the same volume with more to tell the user."""
         return replace(self, notes=(*self.notes, *notes))
+
+
+def box_slices(box: Box, shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
+    """Return where `box` lies in an array of `shape` (k, j, i).
+
+    Raises OptionError unless it is three pairs of whole numbers, not empty, and inside of the array.
+    """
+    pairs = np.asarray(box, dtype=object)
+    fits = pairs.shape == (3, 2) and all(
+        isinstance(end, (int, np.integer)) and not isinstance(end, bool) for end in pairs.flat
+    )
+    if not fits or not all(0 <= low < high <= n for (low, high), n in zip(box, shape, strict=True)):
+        limits = ", ".join(f"{axis} from 0 to {n}" for axis, n in zip("kji", shape, strict=True))
+        raise OptionError(
+            f"region of interest: expected ((k0, k1), (j0, j1), (i0, i1)) in voxels, each first number smaller than "
+            f"its second one, within {limits}, got {box!r:.200}. Place the region over the image."
+        )
+    return tuple(slice(int(low), int(high)) for low, high in box)
+
+
+def volume_sha256(volume: Volume) -> str:
+    """Return the SHA-256 of voxels and geometry as 64 hexadecimal digits: what a result was made from.
+
+    The layout in memory and the byte order do not matter; the type of the voxels does.
+    """
+    array = volume.array
+    kind = array.dtype.newbyteorder("<")
+    digest = hashlib.sha256(f"{kind.str} {array.shape} ".encode())
+    digest.update(np.asarray(volume.ijk_to_ras, dtype="<f8").tobytes())
+    for plane in array:
+        digest.update(np.ascontiguousarray(plane, dtype=kind))
+    return digest.hexdigest()
 
 
 def spacing_mm(ijk_to_ras: np.ndarray) -> tuple[float, float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,20 @@ class Checkpoint:
 
 
 def home() -> Path:
-    """Return the user's folder for checkpoints: `$THORAXSEG_HOME`, else the system's place for app data."""
+    """Return the user's folder for checkpoints: `$THORAXSEG_HOME`, else the system's place for app data.
+
+    Without a package for it: the panels in 3D Slicer list checkpoints before anything could be installed there.
+    """
     chosen = os.environ.get(HOME_VARIABLE)
     if chosen:
         return Path(chosen)
-    from platformdirs import user_data_dir
-
-    return Path(user_data_dir("thoraxseg", appauthor=False))
+    if sys.platform == "win32":
+        place = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        place = Path.home() / "Library" / "Application Support"
+    else:
+        place = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(place) / "thoraxseg"
 
 
 def list_cards() -> dict[str, Card]:

@@ -16,6 +16,7 @@ from thoraxseg.checkpoints.nnunet_plan import NnunetPlan, Origin
 from thoraxseg.errors import CheckpointError
 from thoraxseg.inference.mirroring import mirrored_mean, mirrorings
 from thoraxseg.inference.nnunet_preprocess import label_values
+from thoraxseg.inference.sparing import Sparing
 from thoraxseg.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -40,13 +41,16 @@ def predict_scores(
     mirror_axes: Sequence[int] | None = None,
     step: float = STEP,
     progress: Progress = silent,
+    sparing: Sparing | None = None,
 ) -> np.ndarray:
     """Return `(L, z, y, x)` float32 of a prepared `image` `(C, z, y, x)`: the mean over windows, mirrors, folds.
 
     v1: probabilities (softmax, or sigmoid for regions), averaged as such; v2: logits. `networks` are the
     folds. A 2-D plan looks at slices along the first axis. Images smaller than the patch are padded with
     0. `mirror_axes` defaults to the plan's; `()` mirrors nothing. The sums live on `sums_on`, by default
-    the `device` of the networks. A progress that raises stops before the network's next look.
+    the `device` of the networks. `sparing` lets a 2-D network look at fewer slices at a time where the GPU's memory
+    is short; 3-D networks of nnU-Net normalize over the whole window, so theirs are never cut. A progress that
+    raises stops before the network's next look.
     Raises CheckpointError when answers are not finite or not `(N, L, ...)`, or no fold is given.
     """
     import torch
@@ -71,16 +75,23 @@ def predict_scores(
 
     def before_each() -> None:
         nonlocal done
-        progress(done / looks, "Looking at windows")
+        progress(min(done / looks, 1.0), "Looking at windows")  # fewer slices at a time are more looks
         done += 1
 
     with torch.inference_mode():
         for network in networks:
             scores = _scores(network, plan, outputs)
+
+            def look(batch: torch.Tensor, scores: Network = scores) -> torch.Tensor:
+                return mirrored_mean(scores, batch.to(device), axes, before_each).to(place)
+
             for start in starts:
                 for where in _windows(padded, start, patch, slices_per_call):
-                    batch = torch.from_numpy(_batch(padded[where], len(patch))).to(device)
-                    answer = mirrored_mean(scores, batch, axes, before_each).to(place)
+                    batch = torch.from_numpy(_batch(padded[where], len(patch)))
+                    if sparing is None or len(patch) == 3:
+                        answer = look(batch)
+                    else:
+                        answer = sparing.few_at_a_time(look, batch, torch.cat, torch.OutOfMemoryError)
                     answer = answer[0] if len(patch) == 3 else answer.movedim(0, 1)
                     total[where].addcmul_(answer, weights)
         for start in starts:

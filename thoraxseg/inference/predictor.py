@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from thoraxseg.checkpoints.weights import read_weights
 from thoraxseg.errors import CheckpointError, DependencyError, DeviceMemoryError
 from thoraxseg.inference.slices import predict_slices
 from thoraxseg.inference.sliding_window import predict_windows
+from thoraxseg.inference.sparing import NO_ROOM, Look, Sparing
 from thoraxseg.models import build_network, load_weights
 from thoraxseg.options import Device
 from thoraxseg.progress import Progress, part, silent
@@ -27,9 +29,6 @@ logger = logging.getLogger(__name__)
 SLICES_PER_CALL = {"cpu": 1, "cuda": 16}
 """On a CPU one slice fits the caches and is fastest. The numbers are fixed, because the sums inside a
 convolution, and so the last bits of the answer, depend on them."""
-NO_ROOM = (
-    "the GPU has too little free memory for this checkpoint. Close other programs on it, or use --device cpu."
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +46,8 @@ class Predictor:
     """The parts of an ensemble; it has no networks of its own."""
     gpu_too_small: bool = False
     """Whether this is on the CPU only because the memory of the GPU did not suffice."""
+    sparing: Sparing = field(default_factory=Sparing, compare=False, repr=False)
+    """How this predictor makes do with less of the GPU's memory."""
 
     def scores(
         self, channels: np.ndarray, progress: Progress = silent, folds: Sequence[int] | None = None
@@ -64,8 +65,8 @@ class Predictor:
         size = self._answer_size(plan.patch_size) if plan.mode == "sliding-window" else None
         total: np.ndarray | None = None
         for index, network in enumerate(chosen):
-            span = part(progress, index / len(chosen), (index + 1) / len(chosen))
-            look = self._look(network, plan.averaging == "logits", plan.temperature, size)
+            span = self.sparing.telling(part(progress, index / len(chosen), (index + 1) / len(chosen)))
+            look = self._sparing_look(network, size) if self.device == "cuda" else self._look(network, size)
             if plan.mode == "slices":
                 cores = torch.get_num_threads() if self.device == "cpu" else 1
                 # Random numbers of dropout come in order in one thread only.
@@ -95,6 +96,16 @@ class Predictor:
         """Return scores of this predictor as probabilities, `(L, K, J, I)` float32."""
         return _softmax(scores) if self.checkpoint.card.inference.averaging == "logits" else scores
 
+    def for_one_image(self, said: dict[tuple[int, str], str]) -> Predictor:
+        """Return the same predictor with nothing spared yet; what it will spare is told in `said`."""
+        return replace(
+            self,
+            previous=self.previous and self.previous.for_one_image(said),
+            lungs=self.lungs and self.lungs.for_one_image(said),
+            members=tuple(member.for_one_image(said) for member in self.members),
+            sparing=Sparing(said),
+        )
+
     def on_cpu(self) -> Predictor:
         """Return the same predictor on the CPU, for want of memory; this one stays, for images that fit there."""
         return replace(
@@ -105,6 +116,7 @@ class Predictor:
             lungs=self.lungs and self.lungs.on_cpu(),
             members=tuple(member.on_cpu() for member in self.members),
             gpu_too_small=True,
+            sparing=Sparing(),
         )
 
     def _answer_size(self, patch_size: tuple[int, int, int]) -> tuple[int, int, int] | None:
@@ -116,21 +128,31 @@ class Predictor:
         features = self.checkpoint.card.architecture.parameters.get("features", FEATURES)
         return output_size(patch_size, len(features))
 
-    def _look(
-        self,
-        network: torch.nn.Module,
-        logits: bool,
-        temperature: float,
-        size: tuple[int, ...] | None,
-    ) -> Callable[[np.ndarray], np.ndarray]:
+    def _sparing_look(self, network: torch.nn.Module, size: tuple[int, ...] | None) -> Look:
+        """Return a look that takes less of the GPU's memory where it does not suffice, and gives the same answer."""
+        look, mode = self._look(network, size), self.checkpoint.card.inference.mode
+        if mode == "slices":
+            return lambda batch: self.sparing.few_at_a_time(look, batch, np.concatenate)
+        if mode != "sliding-window" or size is not None:
+            return look
+
+        @cache
+        def on_cpu() -> Look:
+            return replace(self, device="cpu")._look(_copied_to_cpu(network, self.device), size)
+
+        return partial(self.sparing.window, look, networks=(network, on_cpu))
+
+    def _look(self, network: torch.nn.Module, size: tuple[int, ...] | None) -> Look:
         """Return a function from a batch `(N, C, ...)` to `(N, L, ...)` logits or probabilities, float32.
 
-        `size` is how many voxels the answer must have; None: those of the batch.
+        `size` is how many voxels the answer must have; None: those of the batch. Raises DeviceMemoryError where
+        the GPU's memory does not suffice, MemoryError where the machine's does not, CheckpointError for all else.
         """
         import torch
 
         card = self.checkpoint.card
         classes = max(card.labels) + 1
+        logits, temperature = card.inference.averaging == "logits", card.inference.temperature
 
         def scores(batch: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
@@ -153,6 +175,8 @@ class Predictor:
             except torch.OutOfMemoryError as error:
                 raise DeviceMemoryError(NO_ROOM) from error
             except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise MemoryError(str(error)) from error
                 raise CheckpointError(
                     f"checkpoint {card.name}: its network failed on an image part of shape {batch.shape[2:]}: "
                     f"{str(error)[:300]}"
@@ -160,6 +184,11 @@ class Predictor:
             return answer
 
         return explained
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether torch says with an error that the memory of the machine, not of the GPU, does not suffice."""
+    return "DefaultCPUAllocator" in str(error)
 
 
 def load_predictor(checkpoint: Checkpoint, device: Device) -> Predictor:

@@ -35,11 +35,14 @@ def contour(
     """Return what the checkpoint says about one image, given as one volume a channel on one grid.
 
     A lung map that the checkpoint takes and the user does not give is made first. When the memory of a GPU does
-    not suffice the work starts again on the CPU, and a warning says so, unless the GPU was asked for by name.
-    Raises InputError for a wrong number of channels or channels on different grids.
+    not suffice the networks look at less at a time, where that does not change the contours; then the work starts
+    again on the CPU, unless the GPU was asked for by name. Warnings say so.
+    Raises InputError for a wrong number of channels or channels on different grids, DeviceMemoryError.
     """
     check_same_grid(volumes)
     progress = _rising(progress)
+    spared: dict[tuple[int, str], str] = {}
+    predictor = predictor.for_one_image(spared)
     try:
         answer = _contour(volumes, predictor, options, clock, progress)
     except DeviceMemoryError:
@@ -47,8 +50,11 @@ def contour(
             raise
         answer = None
     if answer is None:
+        progress(0.0, "The GPU's memory does not suffice: starting again on the CPU")
+        spared.clear()  # on the CPU nothing is
         predictor = predictor.on_cpu()
         answer = _contour(volumes, predictor, options, clock, progress)
+    answer.warnings += dict.fromkeys(spared.values())
     if predictor.gpu_too_small:
         answer.warnings.append("The memory of the GPU did not suffice: the network ran on the CPU.")
     return answer

@@ -10,7 +10,8 @@ import numpy as np
 from thoraxseg.checkpoints.nnunet_plan import NnunetPlan, Origin
 from thoraxseg.errors import CheckpointError, DeviceMemoryError, InputError, OptionError
 from thoraxseg.inference import Predictor, nnunet
-from thoraxseg.inference.predictor import NO_ROOM
+from thoraxseg.inference.predictor import is_out_of_memory
+from thoraxseg.inference.sparing import NO_ROOM
 from thoraxseg.options import Contrast, Mirroring, Postprocess, SegmentOptions, Uncertainty
 from thoraxseg.progress import Progress, part
 from thoraxseg.roads.answer import Answer, Clock
@@ -141,10 +142,11 @@ def _eye(predictor: Predictor, plan: NnunetPlan, spacing_mm: Sequence[float], op
 
     def scores(image: np.ndarray, folds: Sequence[int], mirror: bool, progress: Progress) -> np.ndarray:
         networks = [predictor.networks[fold] for fold in folds]
-        axes = mirror_axes if mirror else ()
+        axes, sparing = mirror_axes if mirror else (), predictor.sparing
+        span = sparing.telling(progress)
         return _explained(
             lambda sums_on: nnunet.predict_scores(
-                image, plan, networks, predictor.device, sums_on, axes, progress=progress
+                image, plan, networks, predictor.device, sums_on, axes, progress=span, sparing=sparing
             ),
             predictor.checkpoint.card.name,
         )
@@ -175,4 +177,6 @@ def _explained(work: Callable[[str | None], np.ndarray], name: str) -> np.ndarra
     except torch.OutOfMemoryError as error:
         raise DeviceMemoryError(NO_ROOM) from error
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise MemoryError(str(error)) from error
         raise CheckpointError(f"checkpoint {name}: its network failed: {str(error)[:300]}") from error
