@@ -9,6 +9,13 @@ from __future__ import annotations
 
 from thoraxseg.mrml.segmentations import segmentation_from_node, segmentation_to_node
 from thoraxseg.mrml.uncertainty import uncertainty_to_node
+from thoraxseg.mrml.volume_nodes import volume_to_node
 from thoraxseg.mrml.volumes import volume_from_node
 
-__all__ = ["segmentation_from_node", "segmentation_to_node", "uncertainty_to_node", "volume_from_node"]
+__all__ = [
+    "segmentation_from_node",
+    "segmentation_to_node",
+    "uncertainty_to_node",
+    "volume_from_node",
+    "volume_to_node",
+]

@@ -1,0 +1,212 @@
+"""How the nodes of a scene tell what they are and belong to: names of roles and attributes, and their readers.
+
+All of it is saved with the scene. A result is a segmentation node of kind `RESULT`; it refers to its volume, its map
+of doubt and its record by node references, so that a scene that was loaded again knows as much as the one saved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+
+from thoraxseg.mrml.grids import from_vtk, grid_of
+from thoraxseg.mrml.volumes import array_of
+
+VOLUME_ROLE = "ThoraxSeg.Volume"
+"""Reference from a segmentation (map of doubt, record, table ...) to the volume it was made from."""
+UNCERTAINTY_ROLE = "ThoraxSeg.Uncertainty"
+"""Reference from a segmentation to its map of doubt, a scalar volume."""
+RECORD_ROLE = "ThoraxSeg.Record"
+"""Reference from a segmentation to the text node with the record of its run, JSON."""
+SOURCE_ROLE = "ThoraxSeg.Source"
+"""Reference from a segmentation that was made from another one (cleaned copy, preview) to that one."""
+STRUCTURES_TABLE_ROLE = "ThoraxSeg.StructuresTable"
+"""Reference from a segmentation to the table of its structures' volumes."""
+TUMORS_TABLE_ROLE = "ThoraxSeg.TumorsTable"
+"""Reference from a segmentation to the table of its tumors."""
+
+TASK_ATTRIBUTE = "ThoraxSeg.Task"
+"""Key of the task that a node was made for."""
+KIND_ATTRIBUTE = "ThoraxSeg.Kind"
+"""What a node is, one of the words below or a part's own."""
+RESULT = "result"
+UNCERTAINTY = "uncertainty"
+RECORD = "record"
+
+CHECKPOINT_ATTRIBUTE = "ThoraxSeg.Checkpoint"
+"""Catalog name of the checkpoint that made a result."""
+VERDICT_ATTRIBUTE = "ThoraxSeg.Verdict"
+"""What a person said of a segmentation, by member name of `Review.Verdict`; none without a verdict."""
+VOLUME_DIGEST_ATTRIBUTE = "ThoraxSeg.VolumeDigest"
+"""`digestOf` the volume when a result was made."""
+DIGEST_ATTRIBUTE = "ThoraxSeg.Digest"
+"""`digestOfSegmentation` when a result was made."""
+EARLIER_ATTRIBUTE = "ThoraxSeg.Earlier"
+"""Set, to the name it had, on a result that a later run did not replace since a person had worked on it."""
+
+STEPS_PER_VOXEL = 1024
+"""Geometry is told apart in a digest by this part of a voxel: less is the rounding of files."""
+
+
+def volumeOf(segmentationNode):
+    """Return the volume node that a segmentation was made from, or None."""
+    return segmentationNode.GetNodeReference(VOLUME_ROLE)
+
+
+def uncertaintyOf(segmentationNode):
+    """Return the volume node with the doubt of a segmentation, or None."""
+    return segmentationNode.GetNodeReference(UNCERTAINTY_ROLE)
+
+
+def recordOf(segmentationNode) -> dict[str, Any]:
+    """Return the record of the run that made a segmentation; empty without one, or where it is no JSON object."""
+    node = segmentationNode.GetNodeReference(RECORD_ROLE)
+    try:
+        record = json.loads(node.GetText() or "") if node is not None else {}
+    except ValueError:  # edited by hand
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def referenceVolume(segmentationNode):
+    """Return the volume whose grid a segmentation lies on: the one it was made from, else its reference geometry."""
+    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    return volumeOf(segmentationNode) or segmentationNode.GetNodeReference(role)
+
+
+def resultsOf(scene, volumeNode, task: str) -> list:
+    """Return the results of a task (its key) for a volume, oldest first; not those set aside as earlier ones."""
+    nodes = (
+        scene.GetNthNodeByClass(n, "vtkMRMLSegmentationNode")
+        for n in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"))
+    )
+    return [
+        node
+        for node in nodes
+        if node.GetAttribute(KIND_ATTRIBUTE) == RESULT
+        and node.GetAttribute(TASK_ATTRIBUTE) == task
+        and node.GetAttribute(EARLIER_ATTRIBUTE) is None
+        and volumeOf(node) is volumeNode
+    ]
+
+
+def placeBeside(node, volumeNode) -> None:
+    """File a node in the subject hierarchy where the volume is, in the same study or folder."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(volumeNode.GetScene())
+    if hierarchy is None:
+        return
+    volumeItem = hierarchy.GetItemByDataNode(volumeNode)
+    parent = hierarchy.GetItemParent(volumeItem) if volumeItem else hierarchy.GetSceneItemID()
+    item = hierarchy.GetItemByDataNode(node)
+    if item:
+        hierarchy.SetItemParent(item, parent)
+    else:
+        hierarchy.CreateItem(parent, node)
+
+
+def uniqueName(scene, name: str) -> str:
+    """Return a name that no node of the scene has: the one given, else with a number at its end."""
+    # The scene's own function also avoids names that nodes had which are gone.
+    taken = {scene.GetNthNode(n).GetName() for n in range(scene.GetNumberOfNodes())}
+    result, number = name, 1
+    while result in taken:
+        result, number = f"{name}_{number}", number + 1
+    return result
+
+
+def removeNode(node) -> None:
+    """Remove a node from its scene with what is its alone: display and storage nodes, its place in the hierarchy."""
+    scene = node.GetScene()
+    if scene is None:
+        return
+    own = (
+        [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
+        if hasattr(node, "GetNthDisplayNode")
+        else []
+    )
+    if hasattr(node, "GetStorageNode"):
+        own.append(node.GetStorageNode())
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    scene.RemoveNode(node)
+    for other in own:
+        if other is not None and other.GetScene() is scene:
+            scene.RemoveNode(other)
+    item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
+    if item:  # without the application nobody else takes it away
+        hierarchy.RemoveItem(item, False, False)
+
+
+def digestOf(volumeNode) -> str:
+    """Return the SHA-256 of the voxels of a volume node and their place in the patient, parent transform included.
+
+    Saving and loading do not change it, nor do display and name. Raises InputError for what `volume_from_node`
+    refuses.
+    """
+    grid = grid_of(volumeNode)
+    digest = hashlib.sha256()
+    _addArray(digest, array_of(volumeNode.GetImageData()))
+    digest.update(_steps(grid.world))
+    return digest.hexdigest()
+
+
+def digestOfSegmentation(segmentationNode) -> str:
+    """Return the SHA-256 of the voxels and names of all segments, in the coordinates of the node.
+
+    It does not change with saving and loading, the order and colors of segments, or how Slicer stores them (layers,
+    label values, extents); it changes with one voxel of one segment.
+    """
+    segmentation = segmentationNode.GetSegmentation()
+    representation = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    digest = hashlib.sha256()
+    for key in sorted(segmentation.GetSegmentIDs()):
+        segment = segmentation.GetSegment(key)
+        layer = segment.GetRepresentation(representation)
+        digest.update(f"{key}\0{segment.GetName()}\0".encode())
+        if layer is None or layer.GetPointData().GetScalars() is None or layer.GetNumberOfPoints() == 0:
+            continue
+        mask = array_of(layer) == segment.GetLabelValue()
+        box = _boxAround(mask)
+        if box is None:
+            continue
+        first = np.array([part.start for part in box[::-1]]) + layer.GetExtent()[::2]
+        place = _imageToLocal(layer)
+        place[:3, 3] += place[:3, :3] @ first
+        _addArray(digest, np.packbits(mask[box]), mask[box].shape)
+        digest.update(_steps(place))
+    return digest.hexdigest()
+
+
+def _addArray(digest, array: np.ndarray, shape: tuple[int, ...] | None = None) -> None:
+    digest.update(f"{array.dtype.str}{shape or array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).data)
+
+
+def _steps(indexToMm: np.ndarray) -> bytes:
+    """Return a `(4, 4)` geometry in whole steps of about a thousandth of its smallest voxel edge."""
+    edge = np.linalg.norm(indexToMm[:3, :3], axis=0).min()
+    step = (
+        2.0 ** np.rint(np.log2(edge)) / STEPS_PER_VOXEL
+    )  # a power of two: rounding does not change the step
+    return np.rint(indexToMm[:3] / step).astype("<i8").tobytes()
+
+
+def _boxAround(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
+    """Return the smallest box, along (k, j, i), that holds all of a mask; None for an empty one."""
+    box = []
+    for axis in range(3):
+        filled = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        if not filled.size:
+            return None
+        box.append(slice(int(filled[0]), int(filled[-1]) + 1))
+    return tuple(box)
+
+
+def _imageToLocal(image) -> np.ndarray:
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    return from_vtk(matrix)
