@@ -106,7 +106,7 @@ class SliceView(View):
         actor = vtk.vtkActor2D()
         actor.SetMapper(mapper)
         actor.GetProperty().SetDisplayLocationToBackground()
-        self.renderer.AddActor2D(actor)
+        self.renderer.AddViewProp(actor)
         factory = slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance()
         self.manage(factory, SLICE_MANAGERS, self.node)
         self.mapper = mapper
