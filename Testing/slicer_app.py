@@ -506,10 +506,10 @@ def remove_slice_views(logics: dict) -> None:
 
     for logic in logics.values():
         slicer.app.applicationLogic().GetSliceLogics().RemoveItem(logic)
-        for node in (logic.GetSliceCompositeNode(), logic.GetSliceNode()):
-            if node is not None:
-                slicer.mrmlScene.RemoveNode(node)
-        logic.SetMRMLScene(None)
+        nodes = [logic.GetSliceCompositeNode(), logic.GetSliceNode()]
+        logic.SetMRMLScene(None)  # before its nodes go: a logic without a node aborts the process
+        for node in filter(None, nodes):
+            slicer.mrmlScene.RemoveNode(node)
 
 
 def load_module(path: Path):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from Testing import slicer_app
+
 SLICE_MANAGERS = (
     "vtkMRMLSegmentationsDisplayableManager2D",
     "vtkMRMLColorLegendDisplayableManager",
@@ -30,7 +32,10 @@ def prepare() -> None:
 
 
 class View:
-    """A window that nobody sees, with one renderer and the displayable managers of Slicer."""
+    """A window that nobody sees, with one renderer and the displayable managers of Slicer.
+
+    Used in a `with` block: afterwards the application and the scene do not know it any more.
+    """
 
     def __init__(self, size: tuple[int, int]) -> None:
         import vtk
@@ -49,6 +54,18 @@ class View:
         self.interactor.Initialize()
         self.group = None
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.group.SetMRMLDisplayableNode(None)
+        self.window.Finalize()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Take logic and nodes of the view out of the application and the scene."""
+        raise NotImplementedError
+
     def manage(self, factory, names: tuple[str, ...], node) -> None:
         """Let the displayable managers draw what the view node shows."""
         import slicer
@@ -60,6 +77,22 @@ class View:
         self.group.SetRenderer(self.renderer)
         self.group.Initialize(factory, self.renderer)
         self.group.SetMRMLDisplayableNode(node)
+
+    def close(self) -> None:
+        """Take the view out of the application and its nodes out of the scene."""
+        import slicer
+
+        application = slicer.app.applicationLogic()
+        nodes = [self.node]
+        if hasattr(self.logic, "GetSliceCompositeNode"):
+            nodes.append(self.logic.GetSliceCompositeNode())
+            application.GetSliceLogics().RemoveItem(self.logic)
+        else:
+            application.GetViewLogics().RemoveItem(self.logic)
+        self.group.SetMRMLDisplayableNode(None)
+        self.logic.SetMRMLScene(None)  # before its nodes go: a logic without a node aborts the process
+        for node in nodes:
+            slicer.mrmlScene.RemoveNode(node)
 
     def array(self) -> np.ndarray:
         """Return what is seen, `(height, width, 3)` uint8, first row on top."""
@@ -110,6 +143,10 @@ class SliceView(View):
         factory = slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance()
         self.manage(factory, SLICE_MANAGERS, self.node)
         self.mapper = mapper
+        self.name = name
+
+    def _leave(self) -> None:
+        slicer_app.remove_slice_views({self.name: self.logic})
 
     def fit(self, zoom: float = 1.0) -> None:
         """Show all of the background volume, larger by `zoom`."""
@@ -147,6 +184,13 @@ class ThreeDView(View):
         self.node.SetAxisLabelsVisible(False)
         factory = slicer.vtkMRMLThreeDViewDisplayableManagerFactory.GetInstance()
         self.manage(factory, VIEW_MANAGERS, self.node)
+
+    def _leave(self) -> None:
+        import slicer
+
+        slicer.app.applicationLogic().GetViewLogics().RemoveItem(self.logic)
+        slicer.mrmlScene.RemoveNode(self.node)
+        self.logic.SetMRMLScene(None)
 
     def look_from(self, direction: tuple[float, float, float], up=(0.0, 0.0, 1.0), zoom: float = 1.3) -> None:
         """Put the camera so that it looks at everything from a direction in patient coordinates (RAS)."""

@@ -23,10 +23,14 @@ GAP = 6
 
 def follow(logic, volume_node, checkpoint: str, folder: Path) -> dict[str, Any]:
     """Walk from a scan to accepted contours and write the pictures into a folder; return the facts of the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with SliceView("Red", _acquired_orientation(volume_node), SIZE) as red:
+        return _walk(red, logic, volume_node, checkpoint, folder)
+
+
+def _walk(red: SliceView, logic, volume_node, checkpoint: str, folder: Path) -> dict[str, Any]:
     import slicer
 
-    folder.mkdir(parents=True, exist_ok=True)
-    red = SliceView("Red", _acquired_orientation(volume_node), SIZE)
     facts: dict[str, Any] = {}
 
     # The scan, and what the traffic lights say of it.
@@ -81,11 +85,13 @@ def follow(logic, volume_node, checkpoint: str, folder: Path) -> dict[str, Any]:
     facts["time"] = logic.time.soFar()
     contours.CreateClosedSurfaceRepresentation()
     _see_through(contours)
-    whole = ThreeDView(size=SIZE)
-    whole.look_from((0.35, 0.93, 0.1))
-    front = whole.array()
-    whole.look_from((0.93, 0.3, 0.1))
-    _write(folder / "tutorial-surfaces.jpg", front, whole.array())
+    with ThreeDView(size=SIZE) as whole:
+        whole.look_from((0.35, 0.93, 0.1))
+        front = whole.array()
+        whole.look_from((0.93, 0.3, 0.1))
+        _write(folder / "tutorial-surfaces.jpg", front, whole.array())
+    for view in (red, whole):
+        view.close()
     return facts
 
 
@@ -147,22 +153,15 @@ def main() -> None:
     import slicer
 
     slicer_app.start()
-    from thoraxseg.checkpoints import install, list_cards, sample_path
-    from thoraxseg.demo import REAL_CHECKPOINT, REAL_SAMPLE
-    from thoraxseg.io import StackGeometry, read_volume
+    from thoraxseg.checkpoints import install
+    from thoraxseg.demo import REAL_CHECKPOINT, real_mouse
     from thoraxseg.mrml import volume_to_node
     from ThoraxSegLib.Logic import ThoraxSegLogic
     from ThoraxSegLib.Tasks import LUNG_TUMOR
 
     install(REAL_CHECKPOINT)
-    card = list_cards()[REAL_CHECKPOINT]
-    expected = card.input
-    geometry = StackGeometry(
-        expected.stack_spacing_mm, expected.orientation, "the card", expected.stack_shape
-    )
-    volume = read_volume(sample_path(card, REAL_SAMPLE), geometry)
     logic = ThoraxSegLogic(LUNG_TUMOR)
-    scan = volume_to_node(volume, scene=slicer.mrmlScene, name="mouse 8")
+    scan = volume_to_node(real_mouse(), scene=slicer.mrmlScene, name="mouse 8")
     try:
         facts = follow(logic, scan, REAL_CHECKPOINT, Path(sys.argv[1]))
     finally:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import html
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slicer.i18n import tr as _
@@ -18,7 +15,8 @@ from thoraxseg.checkpoints import Card, home, list_published, read_catalog
 from thoraxseg.checkpoints.catalog import folder_of
 from thoraxseg.checkpoints.published import Published
 from thoraxseg.checkpoints.structures import named
-from thoraxseg.errors import CheckpointError
+from thoraxseg.errors import CheckpointError, OutputError
+from thoraxseg.files import publish_together
 
 if TYPE_CHECKING:
     from thoraxseg.checkpoints import About
@@ -136,8 +134,9 @@ class Catalog:
         """
         known = {**_readLastUsed(), self.logic.task.key: name}
         try:
-            _writeWhole(home() / LAST_USED_FILE, json.dumps(known, indent=2) + "\n")
-        except OSError as error:
+            with publish_together(home()) as scratch:
+                (scratch / LAST_USED_FILE).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        except OutputError as error:
             logger.warning("The checkpoint used last cannot be remembered: %s", error)
 
     def install(self, source: str, sha256: str | None = None, about: About | None = None) -> Job:
@@ -253,15 +252,3 @@ def _readLastUsed() -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):  # none yet, or spoiled by hand
         return {}
     return known if isinstance(known, dict) else {}
-
-
-def _writeWhole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(scratch).replace(path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise

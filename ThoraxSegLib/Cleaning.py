@@ -68,9 +68,7 @@ class SegmentCleaning:
 
     def previewNode(self):
         """Return the preview that is shown, or None."""
-        segmentations = nodes_of(self.logic.scene, "vtkMRMLSegmentationNode")
-        mine = (node for node in segmentations if node.GetAttribute(Nodes.KIND_ATTRIBUTE) == PREVIEW)
-        return next(mine, None)
+        return next(iter(Nodes.nodesOfKind(self.logic.scene, "vtkMRMLSegmentationNode", PREVIEW)), None)
 
     def discardPreview(self) -> None:
         """Remove the preview, if there is one, and show the segmentation again that it stood for."""
@@ -94,12 +92,12 @@ class SegmentCleaning:
         node = self._cleaned(segmentationNode, cleaning, CLEANED)
         name = _("{name} (cleaned)").format(name=segmentationNode.GetName())
         node.SetName("")
-        node.SetName(self.logic.scene.GetUniqueNameByString(name))
+        node.SetName(Nodes.uniqueName(self.logic.scene, name))
         return node
 
     def changesOf(self, segmentationNode) -> list[str]:
         """Return what cleaning changed in a cleaned copy or a preview; nothing for other segmentations."""
-        return json.loads(segmentationNode.GetAttribute(CHANGES_ATTRIBUTE) or "[]")
+        return list(map(str, Nodes.jsonOf(segmentationNode.GetAttribute(CHANGES_ATTRIBUTE), list)))
 
     def _cleaned(self, segmentationNode, cleaning: Cleaning, kind: str):
         self.changes = []

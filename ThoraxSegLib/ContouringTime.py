@@ -44,7 +44,7 @@ from thoraxseg.study import (
     write_times,
 )
 from thoraxseg.study.events import MAX_NAME, RUN_PARTS, checked_run
-from ThoraxSegLib.Nodes import KIND_ATTRIBUTE, recordOf, referenceVolume
+from ThoraxSegLib.Nodes import KIND_ATTRIBUTE, nodesOfKind, recordOf, referenceVolume
 
 if TYPE_CHECKING:
     from ThoraxSegLib.Logic import ThoraxSegLogic
@@ -81,6 +81,7 @@ class ContouringTime:
         self.problems: dict[str, str] = {}
         """What could not be read or written, by what it is about; see `problem`."""
         self._ledger: Ledger | None = None
+        self._volumeID = ""
         self._folder: tempfile.TemporaryDirectory | None = None
         self._store: Store | None = None
         self._minutes: float | None = None
@@ -156,6 +157,7 @@ class ContouringTime:
         name without text, InputError for a node of another kind.
         """
         name = self._scanName(node)
+        self._volumeID = _volumeOf(node).GetID()
         who = Who(animal or name, scan or name, operator)
         if self._ledger is None or self._ledger.who != who:
             self._end()
@@ -174,9 +176,31 @@ class ContouringTime:
             if isinstance(timings, dict) and timings:
                 self.run(timings)
 
+    def isFor(self, volumeNode) -> bool:
+        """Tell whether the session that is open was opened for this volume, or for contours of it."""
+        return self.isOpen and volumeNode is not None and volumeNode.GetID() == self._volumeID
+
     def look(self) -> None:
-        """From now on the operator looks at the contours. This and what follows raise OptionError without a session."""
-        self._begin("look")
+        """From now on the operator looks at the contours. This and what follows raise OptionError without a session.
+
+        While the scan is contoured by a run there is nothing to review yet: then the operator waits, until it ends. The
+        time of the run is counted by itself, and looking would count it twice.
+        """
+        kind = "wait" if self._isBeingRun() else "look"
+        if self.activity == (kind, ""):
+            self.touch()
+        else:
+            self._begin(kind)
+
+    def runBegan(self, volumeNode) -> None:
+        """A run of a volume began: whoever has the session of this scan open waits. Editing ends the waiting."""
+        if self.isFor(volumeNode):
+            self._begin("wait")
+
+    def runEnded(self, volumeNode) -> None:
+        """The run is over, however it ended: who waited for it looks from now on; who edits or paused goes on."""
+        if self.isFor(volumeNode) and self.activity[0] == "wait":
+            self._begin("look")
 
     def edit(self, segmentName: str) -> None:
         """From now on the operator edits a segment; characters that no line of text can hold are written as escapes."""
@@ -248,7 +272,7 @@ class ContouringTime:
         """Return the summary as a table node, the same one each time: a row for each scan and operator."""
         columns, rows = flat_rows(self._reviews())
         scene = self.logic.scene
-        node = next(iter(_nodesOf(scene, "vtkMRMLTableNode", TABLE)), None)
+        node = next(iter(nodesOfKind(scene, "vtkMRMLTableNode", TABLE)), None)
         if node is None:
             node = scene.AddNewNodeByClass("vtkMRMLTableNode", _("Contouring time"))
             node.SetAttribute(KIND_ATTRIBUTE, TABLE)
@@ -277,6 +301,12 @@ class ContouringTime:
         self._opened().begin(kind, segmentName)
         self._save()
 
+    def _isBeingRun(self) -> bool:
+        """Tell whether the scan of the open session is contoured just now."""
+        runs = self.logic.__dict__.get("runs")  # not made for this alone
+        run = runs.current if runs is not None else None
+        return run is not None and not run.state.is_final and self.isFor(run.volumeNode)
+
     def _opened(self) -> Ledger:
         if self._ledger is None:
             raise OptionError(_("No session is open. Say who works on which scan, and begin."))
@@ -292,8 +322,7 @@ class ContouringTime:
                     name=node_name(node), kind=class_name(node)
                 )
             )
-        volume = referenceVolume(node) if node.IsA("vtkMRMLSegmentationNode") else node
-        return printable(node_name(volume or node)).strip()[:MAX_NAME].strip() or _("unnamed")
+        return printable(node_name(_volumeOf(node))).strip()[:MAX_NAME].strip() or _("unnamed")
 
     def _end(self) -> None:
         """Close the open session, if there is one."""
@@ -330,7 +359,7 @@ class ContouringTime:
         It may come from a loaded scene, or from the other module. A text that cannot be read stays as it is and says
         so; times are then written to another node.
         """
-        nodes = _nodesOf(self.logic.scene, "vtkMRMLTextNode", LOG)
+        nodes = nodesOfKind(self.logic.scene, "vtkMRMLTextNode", LOG)
         known = next((node for node in nodes if node.GetText() == self._text), None)
         if known is not None and self._text:
             return known
@@ -422,6 +451,11 @@ class ContouringTime:
             self._sync()
 
 
+def _volumeOf(node):
+    """Return the volume of a scan: the node itself, or what its contours were drawn on; without one, the contours."""
+    return (referenceVolume(node) if node.IsA("vtkMRMLSegmentationNode") else None) or node
+
+
 def _isCounted(sessions: list[Session], who: Who, times: Mapping[str, float]) -> bool:
     """Tell whether a run of exactly these seconds, as measured to the microsecond, was counted for the scan."""
     run = checked_run({key: times[key] for key in RUN_PARTS}, times["total_s"])
@@ -438,23 +472,23 @@ TITLES = {
     "scan": _("Scan"),
     "operator": _("Operator"),
     "verdict": _("Verdict"),
-    "compute_s": _("Automatic, all runs (s)"),
-    "runtime_s": _("Automatic, last run (s)"),
-    "preprocessing_s": _("Preprocessing (s)"),
-    "inference_s": _("Inference (s)"),
-    "export_s": _("Export (s)"),
-    "looking_s": _("Looking (s)"),
-    "editing_s": _("Editing (s)"),
-    "waiting_s": _("Waiting (s)"),
-    "idle_s": _("Idle, not counted (s)"),
-    "total_active_s": _("Looking and editing (s)"),
-    "total_active_min": _("Looking and editing (min)"),
-    "spent_s": _("Total (s)"),
-    "spent_min": _("Total (min)"),
-    "manual_reference_min": _("By hand (min)"),
+    "compute_s": _("Automatic, all runs"),
+    "runtime_s": _("Automatic, last run"),
+    "preprocessing_s": _("Preprocessing"),
+    "inference_s": _("Inference"),
+    "export_s": _("Export"),
+    "looking_s": _("Looking"),
+    "editing_s": _("Editing"),
+    "waiting_s": _("Waiting"),
+    "idle_s": _("Idle, not counted"),
+    "total_active_s": _("Looking and editing"),
+    "total_active_min": _("Looking and editing"),
+    "spent_s": _("Total"),
+    "spent_min": _("Total"),
+    "manual_reference_min": _("By hand"),
     "spent_share_of_manual": _("Total / by hand"),
-    "saved_percent_paper": _("Saved without review (%)"),
-    "saved_percent_with_review": _("Saved with review (%)"),
+    "saved_percent_paper": _("Saved without review"),
+    "saved_percent_with_review": _("Saved with review"),
     "sessions": _("Sessions"),
     "notes": _("Notes"),
     "undefined": _("Why a number is missing"),
@@ -474,7 +508,7 @@ def _columns(keys: list[str]) -> list[Column]:
                 Column(
                     one,
                     float,
-                    _("Editing {name} (s)").format(name=one.removeprefix("editing_").removesuffix("_s")),
+                    _("Editing {name}").format(name=one.removeprefix("editing_").removesuffix("_s")),
                     "s",
                 )
                 for one in edited
@@ -493,9 +527,3 @@ def _unit(key: str) -> str:
 
 def _inMinutes(key: str) -> str:
     return key.removesuffix("_s") + "_min"
-
-
-def _nodesOf(scene, className: str, kind: str) -> list:
-    """Return the nodes of a class that are of a kind."""
-    nodes = (scene.GetNthNodeByClass(n, className) for n in range(scene.GetNumberOfNodesByClass(className)))
-    return [node for node in nodes if node.GetAttribute(KIND_ATTRIBUTE) == kind]

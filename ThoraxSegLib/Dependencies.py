@@ -84,7 +84,15 @@ def proveTorch(python: str | None = None) -> str:
 
     command = [python or default_python(), "-c", "import torch; print(torch.__version__)"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PROOF_SECONDS, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PROOF_SECONDS,
+            check=False,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
         said, good = (done.stdout if done.returncode == 0 else done.stderr), done.returncode == 0
     except (OSError, subprocess.TimeoutExpired) as error:
         said, good = str(error), False

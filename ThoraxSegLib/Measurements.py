@@ -6,6 +6,7 @@ Numbers come from `thoraxseg.measure`, in mm3 and in full precision; Slicer's ow
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from thoraxseg.mrml.tables import (
 )
 from thoraxseg.mrml.views import jump_slices, point_cameras
 from thoraxseg.segmentation import STRUCTURES
+from thoraxseg.volume import check_geometry
 from ThoraxSegLib import Nodes
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ CHART_ROLE = "ThoraxSeg.MeasurementsChart"
 SERIES_ROLE = "ThoraxSeg.MeasurementsSeries"
 MEASURED_ATTRIBUTE = "ThoraxSeg.Measured"
 """On a table: digest of the contours it was made from, and where their voxels lay, as JSON."""
+CONNECTIVITIES = (6, 18, 26)
 CONNECTIVITY, SMALL_BELOW_MM3 = 18, 0.4
 """How tumors are counted where the record of no checkpoint says otherwise, as in the mouse MRI paper."""
 CENTROID = ("centroid_right_mm", "centroid_anterior_mm", "centroid_superior_mm")
@@ -73,10 +76,7 @@ class Digests:
 
     def ofVolume(self, volumeNode) -> str:
         """Return `Nodes.digestOf`, of voxels and their place in the patient."""
-        image = volumeNode.GetImageData()
-        times = (volumeNode.GetMTime(), image.GetMTime() if image is not None else 0)
-        place = grid_of(volumeNode).world.tobytes()
-        return self._remembered(volumeNode, (*times, place), Nodes.digestOf)
+        return self._remembered(volumeNode, Nodes.stateOf(volumeNode), Nodes.digestOf)
 
     def ofContours(self, segmentationNode) -> str:
         """Return `Nodes.digestOfSegmentation`, of the voxels and names of all segments."""
@@ -195,8 +195,11 @@ class Measurements:
         return path
 
     def sort(self, tableNode, column: str, descending: bool = False) -> None:
-        """Sort the rows of a table by the column of that name or title, in place; undefined numbers come last."""
-        byTitle = {one.title: one.key for one in table_columns(tableNode) if one.title}
+        """Sort the rows of a table by the column of that name or title, in place; undefined numbers come last.
+
+        Of columns with the same title, which differ in their unit, the first is taken.
+        """
+        byTitle = {one.title: one.key for one in reversed(table_columns(tableNode)) if one.title}
         sort_table(tableNode, byTitle.get(column, column), descending)
 
     def centerOn(self, tumorsTable, row: int) -> tuple[float, float, float]:
@@ -226,8 +229,13 @@ class Measurements:
     def _rule(self, segmentationNode) -> tuple[int, float, list[str]]:
         """Return connectivity and limit for small tumors, those of the run where it had some, and what to say."""
         rule = Nodes.recordOf(segmentationNode).get("measurements", {}).get("tumors") or {}
-        connectivity = rule.get("connectivity", CONNECTIVITY)
-        small = rule.get("small_below_mm3", SMALL_BELOW_MM3)
+        connectivity, small = rule.get("connectivity"), rule.get("small_below_mm3")
+        if (
+            connectivity not in CONNECTIVITIES
+            or not isinstance(small, (int, float))
+            or not 0 < small < math.inf
+        ):
+            rule, connectivity, small = {}, CONNECTIVITY, SMALL_BELOW_MM3
         whose = _("the checkpoint's rule") if rule else _("no checkpoint says otherwise")
         note = _(
             "Tumors: voxels with {number} neighbors are one tumor, small is below {small:g} mm3 ({whose})."
@@ -289,17 +297,17 @@ def _structureColumns() -> list[Column]:
         Column("name", str, _("Structure")),
         Column("key", str, _("Key"), description=_("Name for programs")),
         Column("voxels", int, _("Voxels")),
-        Column("volume_mm3", float, _("Volume (mm3)"), "mm3"),
+        Column("volume_mm3", float, _("Volume"), "mm3"),
     ]
 
 
 def _tumorColumns() -> list[Column]:
     centroid = _("Center of the tumor in the patient (RAS)")
-    titles = (_("Right (mm)"), _("Anterior (mm)"), _("Superior (mm)"))
+    titles = (_("Right"), _("Anterior"), _("Superior"))
     return [
         Column("number", int, _("Tumor"), description=_("1 is the largest")),
         Column("voxels", int, _("Voxels")),
-        Column("volume_mm3", float, _("Volume (mm3)"), "mm3"),
+        Column("volume_mm3", float, _("Volume"), "mm3"),
         Column("size_class", str, _("Size")),
         *(Column(key, float, title, "mm", centroid) for key, title in zip(CENTROID, titles, strict=True)),
     ]
@@ -310,17 +318,17 @@ def _tumorRow(nodule: dict[str, Any]) -> dict[str, Any]:
 
 
 def _state(table) -> dict[str, Any]:
-    try:
-        state = json.loads(table.GetAttribute(MEASURED_ATTRIBUTE) or "{}")
-    except ValueError:  # edited by hand
-        return {}
-    return state if isinstance(state, dict) else {}
+    return Nodes.jsonOf(table.GetAttribute(MEASURED_ATTRIBUTE), dict)
 
 
 def _placeNow(table, place: Sequence[float]) -> tuple[float, float, float]:
     """Return where a point that was measured lies now, after transforms that came since."""
-    then, volumeNode = _state(table).get("ijk_to_ras"), table.GetNodeReference(Nodes.VOLUME_ROLE)
-    if then is None or volumeNode is None:
+    volumeNode = table.GetNodeReference(Nodes.VOLUME_ROLE)
+    try:
+        then = check_geometry(_state(table).get("ijk_to_ras"), node_name(table))
+    except (ValueError, TypeError):  # not there, or edited by hand
         return tuple(place)
-    now = grid_of(volumeNode).world @ np.linalg.solve(np.array(then), [*place, 1.0])
+    if volumeNode is None:
+        return tuple(place)
+    now = grid_of(volumeNode).world @ np.linalg.solve(then, [*place, 1.0])
     return tuple(float(x) for x in now[:3])

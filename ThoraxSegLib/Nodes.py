@@ -15,6 +15,7 @@ import slicer
 import vtk
 
 from thoraxseg.mrml.grids import from_vtk, grid_of
+from thoraxseg.mrml.views import nodes_of
 from thoraxseg.mrml.volumes import array_of
 
 VOLUME_ROLE = "ThoraxSeg.Volume"
@@ -49,6 +50,21 @@ DIGEST_ATTRIBUTE = "ThoraxSeg.Digest"
 EARLIER_ATTRIBUTE = "ThoraxSeg.Earlier"
 """Set, to the name it had, on a result that a later run did not replace since a person had worked on it."""
 
+RECORD_KINDS: dict[tuple[str, ...], tuple[type, ...]] = {
+    ("measurements",): (dict,),
+    ("measurements", "tumors"): (dict, type(None)),
+    ("uncertainty",): (dict, type(None)),
+    ("uncertainty", "unit"): (str,),
+    ("uncertainty", "name"): (str,),
+    ("provenance",): (dict,),
+    ("provenance", "checkpoint"): (dict,),
+    ("provenance", "checkpoint", "name"): (str,),
+    ("provenance", "options"): (dict,),
+    ("timings_s",): (dict,),
+    ("warnings",): (list,),
+    ("notes",): (list,),
+}
+"""Of the members of a record that are used here, which kinds they may be; outer ones first."""
 STEPS_PER_VOXEL = 1024
 """Geometry is told apart in a digest by this part of a voxel: less is the rounding of files."""
 
@@ -64,13 +80,28 @@ def uncertaintyOf(segmentationNode):
 
 
 def recordOf(segmentationNode) -> dict[str, Any]:
-    """Return the record of the run that made a segmentation; empty without one, or where it is no JSON object."""
+    """Return the record of the run that made a segmentation; empty without one, or where it is no JSON object.
+
+    Scene files come from anywhere: members of `RECORD_KINDS` that are of another kind are left out.
+    """
     node = segmentationNode.GetNodeReference(RECORD_ROLE)
+    record = jsonOf(node.GetText(), dict) if node is not None else {}
+    for (*place, key), kinds in RECORD_KINDS.items():
+        holder = record
+        for name in place:
+            holder = holder.get(name) or {}
+        if key in holder and not isinstance(holder[key], kinds):
+            del holder[key]
+    return record
+
+
+def jsonOf(text: str | None, kind: type) -> Any:
+    """Return what a JSON text of the scene holds if that is of a kind (dict, list), else an empty one."""
     try:
-        record = json.loads(node.GetText() or "") if node is not None else {}
-    except ValueError:  # edited by hand
-        return {}
-    return record if isinstance(record, dict) else {}
+        found = json.loads(text or "null")
+    except (ValueError, RecursionError):  # edited by hand
+        return kind()
+    return found if isinstance(found, kind) else kind()
 
 
 def referenceVolume(segmentationNode):
@@ -79,17 +110,17 @@ def referenceVolume(segmentationNode):
     return volumeOf(segmentationNode) or segmentationNode.GetNodeReference(role)
 
 
+def nodesOfKind(scene, className: str, kind: str) -> list:
+    """Return the nodes of a class that are of a kind (`KIND_ATTRIBUTE`), in the order of the scene."""
+    return [node for node in nodes_of(scene, className) if node.GetAttribute(KIND_ATTRIBUTE) == kind]
+
+
 def resultsOf(scene, volumeNode, task: str) -> list:
     """Return the results of a task (its key) for a volume, oldest first; not those set aside as earlier ones."""
-    nodes = (
-        scene.GetNthNodeByClass(n, "vtkMRMLSegmentationNode")
-        for n in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"))
-    )
     return [
         node
-        for node in nodes
-        if node.GetAttribute(KIND_ATTRIBUTE) == RESULT
-        and node.GetAttribute(TASK_ATTRIBUTE) == task
+        for node in nodesOfKind(scene, "vtkMRMLSegmentationNode", RESULT)
+        if node.GetAttribute(TASK_ATTRIBUTE) == task
         and node.GetAttribute(EARLIER_ATTRIBUTE) is None
         and volumeOf(node) is volumeNode
     ]
@@ -139,6 +170,23 @@ def removeNode(node) -> None:
     item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
     if item:  # without the application nobody else takes it away
         hierarchy.RemoveItem(item, False, False)
+
+
+def stateOf(node) -> tuple:
+    """Return what changes whenever the voxels of a node or its place in the patient do, () for None.
+
+    Equal states spare reading all voxels; where they differ, the voxels may still be the same.
+    """
+    if node is None:
+        return ()
+    image = node.GetImageData() if hasattr(node, "GetImageData") else None
+    transform = node.GetParentTransformNode() if hasattr(node, "GetParentTransformNode") else None
+    return (
+        id(node),
+        node.GetMTime(),
+        image.GetMTime() if image is not None else 0,
+        transform.GetTransformToWorldMTime() if transform is not None else 0,
+    )
 
 
 def digestOf(volumeNode) -> str:

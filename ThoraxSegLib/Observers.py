@@ -35,6 +35,7 @@ from ThoraxSegLib.Nodes import (
     KIND_ATTRIBUTE,
     TASK_ATTRIBUTE,
     VOLUME_ROLE,
+    nodesOfKind,
     placeBeside,
     referenceVolume,
     removeNode,
@@ -204,7 +205,7 @@ class Observers:
         chart = next(
             (
                 node
-                for node in _nodesOf(scene, "vtkMRMLPlotChartNode", CHART)
+                for node in nodesOfKind(scene, "vtkMRMLPlotChartNode", CHART)
                 if node.GetNodeReference(TABLE_ROLE) is table
             ),
             None,
@@ -282,7 +283,7 @@ class Observers:
     def _table(self, agreement: Agreement, kind: str, title: str):
         """Return the table of an earlier comparison of the same nodes, else a new one."""
         observers = [node.GetID() for node in agreement.segmentationNodes]
-        for node in _nodesOf(self.logic.scene, "vtkMRMLTableNode", kind):
+        for node in nodesOfKind(self.logic.scene, "vtkMRMLTableNode", kind):
             count = node.GetNumberOfNodeReferences(OBSERVER_ROLE)
             if [node.GetNthNodeReferenceID(OBSERVER_ROLE, n) for n in range(count)] == observers:
                 node.SetName(title)
@@ -433,10 +434,10 @@ def _cigenColumns(names: Sequence[str]) -> list[Column]:
         Column("cigen", float, "CIgen", "", define["cigen"]),
         Column("observers", int, _("Observers"), "", define["observers"]),
         Column("missing", str, _("Not contoured by")),
-        Column("majority_mm3", float, _("Majority (mm3)"), "mm3", define["consensus_voxels.majority"]),
-        Column("all_mm3", float, _("All (mm3)"), "mm3", define["consensus_voxels.all"]),
+        Column("majority_mm3", float, _("Majority"), "mm3", define["consensus_voxels.majority"]),
+        Column("all_mm3", float, _("All"), "mm3", define["consensus_voxels.all"]),
         *(
-            Column(f"volume_{name}_mm3", float, _("Volume {name} (mm3)").format(name=name), "mm3")
+            Column(f"volume_{name}_mm3", float, _("Volume {name}").format(name=name), "mm3")
             for name in map(printable, names)
         ),
         Column("remarks", str, _("Remarks")),
@@ -464,12 +465,12 @@ def _pairColumns() -> list[Column]:
         Column("b", str, "B"),
         Column("dsc", float, _("Dice"), "", define["dsc"]),
         Column("iou", float, _("Jaccard"), "", define["iou"]),
-        Column("msd_mm", float, _("Mean surface distance (mm)"), "mm", define["msd_mm"]),
-        Column("hd95_mm", float, _("95 % Hausdorff (mm)"), "mm", define["hd95_mm"]),
-        Column("volume_a_mm3", float, _("Volume A (mm3)"), "mm3"),
-        Column("volume_b_mm3", float, _("Volume B (mm3)"), "mm3"),
-        Column("volume_difference_mm3", float, _("B minus A (mm3)"), "mm3"),
-        Column("volume_difference_percent", float, _("B minus A (%)"), "%"),
+        Column("msd_mm", float, _("Mean surface distance"), "mm", define["msd_mm"]),
+        Column("hd95_mm", float, _("95 % Hausdorff"), "mm", define["hd95_mm"]),
+        Column("volume_a_mm3", float, _("Volume A"), "mm3"),
+        Column("volume_b_mm3", float, _("Volume B"), "mm3"),
+        Column("volume_difference_mm3", float, _("B minus A"), "mm3"),
+        Column("volume_difference_percent", float, _("B minus A"), "%"),
         Column("pair", str, _("Pair")),
         Column("remarks", str, _("Remarks")),
     ]
@@ -486,9 +487,3 @@ def _pairRows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         for row in rows
         for pair in row["pairs"]
     ]
-
-
-def _nodesOf(scene, className: str, kind: str) -> list:
-    """Return the nodes of a class that are of a kind."""
-    nodes = (scene.GetNthNodeByClass(n, className) for n in range(scene.GetNumberOfNodesByClass(className)))
-    return [node for node in nodes if node.GetAttribute(KIND_ATTRIBUTE) == kind]

@@ -44,7 +44,7 @@ class Preflight:
         except CheckpointError as error:
             card, problem = None, str(error)
         nodes = (volumeNode, roiNode, *channelNodes)
-        asked = (card.sha256 if card is not None else problem, device, *map(_stateOf, nodes))
+        asked = (card.sha256 if card is not None else problem, device, *map(Nodes.stateOf, nodes))
         if self._latest is None or self._latest[0] != asked:
             self._latest = (asked, self._look(card, problem, volumeNode, roiNode, device, channelNodes))
         return list(self._latest[1])
@@ -153,17 +153,3 @@ def _lightOfUnusable(volumeNode) -> str:
         return "channels"
     isOdd = not all(MIN_SPACING_MM <= spacing <= MAX_SPACING_MM for spacing in volumeNode.GetSpacing())
     return "spacing" if isOdd else "orientation"
-
-
-def _stateOf(node) -> tuple:
-    """Return what changes whenever the voxels of a node or its place in the patient do."""
-    if node is None:
-        return ()
-    image = node.GetImageData() if hasattr(node, "GetImageData") else None
-    transform = node.GetParentTransformNode() if hasattr(node, "GetParentTransformNode") else None
-    return (
-        id(node),
-        node.GetMTime(),
-        image.GetMTime() if image is not None else 0,
-        transform.GetTransformToWorldMTime() if transform is not None else 0,
-    )

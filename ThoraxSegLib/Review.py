@@ -92,7 +92,8 @@ class _Round:
     """Slices to look at, in order, as they were when the round began: edits on the way do not shuffle them."""
 
     slices: list[DoubtfulSlice]
-    uncertaintyID: str
+    doubtTime: int
+    """When the map of doubt got its voxels: no two maps share it, as nodes of two scenes may share an ID."""
     next: int = field(default=0)
 
 
@@ -131,7 +132,11 @@ class Review:
     def uncertaintyOpacity(self, segmentationNode) -> float:
         """Return how opaque the doubt is shown, 0 to 1, while it is visible."""
         node = Nodes.uncertaintyOf(segmentationNode)
-        return float((node.GetAttribute(OPACITY_ATTRIBUTE) if node is not None else None) or DEFAULT_OPACITY)
+        try:
+            opacity = float((node.GetAttribute(OPACITY_ATTRIBUTE) if node is not None else None) or "nan")
+        except ValueError:  # edited by hand
+            return DEFAULT_OPACITY
+        return opacity if 0 <= opacity <= 1 else DEFAULT_OPACITY
 
     def setUncertaintyVisible(self, segmentationNode, isVisible: bool) -> None:
         """Show or hide the doubt and its legend. Raises InputError where there is no doubt to show."""
@@ -227,13 +232,14 @@ class Review:
         After the last comes the first again, by what is doubtful then. With a segment ID only that segment counts.
         Raises InputError where there is no doubt, or none in the contours.
         """
-        uncertaintyID = _uncertaintyOf(segmentationNode).GetID()
+        image = _uncertaintyOf(segmentationNode).GetImageData()
+        doubtTime = image.GetMTime() if image is not None else 0
         place = segmentationNode.GetID(), segmentID
         round_ = self._rounds.get(place)
-        if round_ is None or round_.next >= len(round_.slices) or round_.uncertaintyID != uncertaintyID:
+        if round_ is None or round_.next >= len(round_.slices) or round_.doubtTime != doubtTime:
             segmentation, doubt = self._contoursAndDoubt(segmentationNode)
             key = _keyOf(segmentationNode, segmentation, segmentID)
-            round_ = self._rounds[place] = _Round(doubtful_slices(segmentation, doubt, key), uncertaintyID)
+            round_ = self._rounds[place] = _Round(doubtful_slices(segmentation, doubt, key), doubtTime)
         if not round_.slices:
             raise InputError(
                 _(
@@ -271,8 +277,12 @@ class Review:
             node.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedOutsideAllSegments)
             node.SetOverwriteMode(node.OverwriteNone)
         elif hasBefore:
-            node.SetMaskMode(int(node.GetAttribute(MASK_BEFORE_ATTRIBUTE)))
-            node.SetOverwriteMode(int(node.GetAttribute(OVERWRITE_BEFORE_ATTRIBUTE)))
+            anywhere = slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere
+            last = slicer.vtkMRMLSegmentationNode.EditAllowed_Last
+            node.SetMaskMode(_modeOf(node, MASK_BEFORE_ATTRIBUTE, last, anywhere))
+            node.SetOverwriteMode(
+                _modeOf(node, OVERWRITE_BEFORE_ATTRIBUTE, node.Overwrite_Last, node.OverwriteAllSegments)
+            )
             node.RemoveAttribute(MASK_BEFORE_ATTRIBUTE)
             node.RemoveAttribute(OVERWRITE_BEFORE_ATTRIBUTE)
 
@@ -337,6 +347,12 @@ class Review:
         return _(
             "{name} was changed after it was contoured, its voxels or their place: contour it again."
         ).format(name=volumeNode.GetName())
+
+
+def _modeOf(node, attribute: str, end: int, default: int) -> int:
+    """Return the mode below `end` that an attribute holds; the default where it was edited by hand."""
+    text = node.GetAttribute(attribute) or ""
+    return int(text) if text in map(str, range(end)) else default
 
 
 def _uncertaintyOf(segmentationNode):

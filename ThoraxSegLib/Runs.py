@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import slicer
 import vtk
@@ -84,6 +84,7 @@ class Runs:
             box=self.logic.preflight.boxOf(roiNode, volumeNode) if roiNode is not None else None,
         )
         self.current = Run(self, request, volumeNode, roiNode)
+        self.current.tellTime(lambda ledger: ledger.runBegan(volumeNode))
         self.logic.catalog.remember(checkpointName)
         return self.current
 
@@ -161,14 +162,16 @@ class Run:
         self.warnings: list[str] = []
         self.notes: list[str] = []
         self._runs = runs
-        self._request = request
         self._roiNode = roiNode
         self._segmentationNode = None
         self._uncertaintyNode = None
         self._digest = Nodes.digestOf(volumeNode)
-        self._modified = _modifiedTimes(volumeNode)
-        self._begun = datetime.now().astimezone()
-        self._outcome: Outcome | None = None
+        self._stateBefore = Nodes.stateOf(volumeNode)
+        # Of request and answer only words are kept: their arrays are as large as the image.
+        self._volumeName = request.volume.name
+        self._beginning = _beginningOfLog(request)
+        self._record: dict[str, Any] = {}
+        self._timings: dict[str, float] = {}
         self._scene = runs.logic.scene
         self._job = runs.engine.segment(request)
         self._observation = self._scene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, self._onSceneClosing)
@@ -212,32 +215,17 @@ class Run:
     @property
     def logText(self) -> str:
         """What ran, what was said, how long it took and what went wrong: for the clipboard."""
-        volume, options = self._request.volume, self._request.options.to_record()
-        lines = [
-            f"ThoraxSeg {__version__}. {RESEARCH_USE}",
-            f"Begun: {self._begun.isoformat(timespec='seconds')}",
-            f"Volume: {volume.name}, {' x '.join(map(str, volume.shape[::-1]))} voxels of "
-            f"{' x '.join(f'{s:.4g}' for s in volume.spacing_mm[::-1])} mm (i, j, k), axes {volume.axis_codes}",
-            f"Checkpoint: {self.checkpointName}",
-            f"Options: {', '.join(f'{name} {value}' for name, value in options.items())}",
-        ]
-        if self._request.box is not None:
-            spans = (
-                f"{name} {low} to {high - 1}"
-                for name, (low, high) in zip("kji", self._request.box, strict=True)
-            )
-            lines.append(f"Region of interest, voxels: {', '.join(spans)}")
-        lines += self._job.log
-        if self._outcome is not None:
-            source = self._outcome.record.get("provenance", {})
+        lines = [*self._beginning, *self._job.log]
+        if self._record:
+            source = self._record.get("provenance", {})
             lines.append(f"Device: {source.get('device', 'not stated')}")
             versions = source.get("versions", {})
             lines.append(f"Versions: {', '.join(f'{name} {value}' for name, value in versions.items())}")
         lines += [f"Warning: {warning}" for warning in self.warnings]
         lines += [f"Note: {note}" for note in self.notes]
-        if self._outcome is not None:
-            times = self._outcome.timings_s.items()
-            lines.append(f"Seconds: {', '.join(f'{stage} {seconds:.2f}' for stage, seconds in times)}")
+        if self._timings:
+            times = (f"{stage} {seconds:.2f}" for stage, seconds in self._timings.items())
+            lines.append(f"Seconds: {', '.join(times)}")
         lines.append(f"State: {self.state.name.lower()} after {self.elapsedSeconds:.1f} s")
         if self.error:
             lines.append(f"Error: {self.error}")
@@ -252,7 +240,7 @@ class Run:
         """
         if self.state.is_final:
             return self.state
-        name = self._request.volume.name
+        name = self._volumeName
         if self.volumeNode.GetScene() is not self._scene:
             return self._abandon(
                 _("{name} was removed while the run went on, so it was ended. Nothing was changed.").format(
@@ -295,14 +283,16 @@ class Run:
     def _end(self, state: State, error: str = "") -> None:
         self.state, self.error = state, error
         self._scene.RemoveObserver(self._observation)
+        self.tellTime(lambda ledger: ledger.runEnded(self.volumeNode))
 
     def _finish(self) -> None:
         """Put what the child found into the scene, or say why not."""
-        name = self._request.volume.name
+        name = self._volumeName
         try:
-            self._outcome = self._job.result()
+            outcome = self._job.result()
+            self._record, self._timings = outcome.record, outcome.timings_s
             if (
-                _modifiedTimes(self.volumeNode) != self._modified
+                Nodes.stateOf(self.volumeNode) != self._stateBefore
                 and Nodes.digestOf(self.volumeNode) != self._digest
             ):
                 raise InputError(
@@ -311,14 +301,14 @@ class Run:
                         "not belong to them any more and was dropped. Run again."
                     ).format(name=name)
                 )
-            self.warnings, self.notes = list(self._outcome.warnings), list(self._outcome.notes)
+            self.warnings, self.notes = list(outcome.warnings), list(outcome.notes)
             if self._roiNode is not None and self._roiNode.GetScene() is None:
                 self.notes.append(
                     _(
                         "The region of interest was removed while the run went on; it counts as it was at the start."
                     )
                 )
-            self._place()
+            self._place(outcome)
         except ThoraxSegError as error:
             self._end(State.FAILED, str(error))
         except Exception as error:
@@ -329,18 +319,23 @@ class Run:
             self._end(State.FAILED, sentence.format(kind=type(error).__name__, what=error))
         else:
             self._end(State.DONE)
-            self._tellTime()
+            timings = self._record.get("timings_s")
+            if timings:  # a session that is opened later asks the record itself
+                self.tellTime(lambda ledger: ledger.run(timings) if ledger.isFor(self.volumeNode) else None)
 
-    def _tellTime(self) -> None:
-        """Give the times of the run to the session that is open for this scan; a later one asks the record itself."""
+    def tellTime(self, tell: Callable) -> None:
+        """Have the ledger of times told something, if there is one; no run should fail for its troubles."""
         ledger = self._runs.logic.__dict__.get("time")  # the part is made only when times are wanted
-        timings = self._outcome.record.get("timings_s")
-        if ledger is not None and ledger.isOpen and timings and ledger.who.scan == self.volumeNode.GetName():
-            ledger.run(timings)
+        if ledger is None:
+            return
+        try:
+            tell(ledger)
+        except ThoraxSegError as error:
+            logger.warning("The time of the run was not counted: %s", error)
 
     # The nodes
 
-    def _place(self) -> None:
+    def _place(self, outcome: Outcome) -> None:
         """Put the result beside the volume, all of it or nothing, then see to earlier ones."""
         scene = self._scene
         earlier = Nodes.resultsOf(scene, self.volumeNode, self._runs.logic.task.key)
@@ -353,7 +348,7 @@ class Run:
         scene.StartState(slicer.vtkMRMLScene.BatchProcessState)
         try:
             try:
-                made = self._makeNodes(notes)
+                made = self._makeNodes(outcome, notes)
             except BaseException:
                 for node in reversed([node for node in _nodesOf(scene) if node not in before]):
                     Nodes.removeNode(node)
@@ -369,9 +364,9 @@ class Run:
         self._segmentationNode, self._uncertaintyNode = made[:2]
         self.notes = notes
 
-    def _makeNodes(self, notes: list[str]) -> tuple:
+    def _makeNodes(self, outcome: Outcome, notes: list[str]) -> tuple:
         """Return new nodes with contours, doubt (None where none was asked for) and record, all in their places."""
-        outcome, volumeNode, task = self._outcome, self.volumeNode, self._runs.logic.task.key
+        volumeNode, task = self.volumeNode, self._runs.logic.task.key
         segmentationNode = segmentation_to_node(
             outcome.segmentation, volumeNode, self._scene, algorithm_name=f"ThoraxSeg {self.checkpointName}"
         )
@@ -434,6 +429,23 @@ class Run:
                 node.SetName(Nodes.uniqueName(self._scene, name))
 
 
+def _beginningOfLog(request: Request) -> list[str]:
+    """Return what is run on what, and since when, as lines."""
+    volume, options = request.volume, request.options.to_record()
+    lines = [
+        f"ThoraxSeg {__version__}. {RESEARCH_USE}",
+        f"Begun: {datetime.now().astimezone().isoformat(timespec='seconds')}",
+        f"Volume: {volume.name}, {' x '.join(map(str, volume.shape[::-1]))} voxels of "
+        f"{' x '.join(f'{s:.4g}' for s in volume.spacing_mm[::-1])} mm (i, j, k), axes {volume.axis_codes}",
+        f"Checkpoint: {request.checkpoint}",
+        f"Options: {', '.join(f'{name} {value}' for name, value in options.items())}",
+    ]
+    if request.box is not None:
+        spans = (f"{name} {low} to {high - 1}" for name, (low, high) in zip("kji", request.box, strict=True))
+        lines.append(f"Region of interest, voxels: {', '.join(spans)}")
+    return lines
+
+
 def isWorkedOn(segmentationNode) -> bool:
     """Tell whether a person has changed a result since it was made, or has given a verdict on it."""
     verdict = segmentationNode.GetAttribute(Nodes.VERDICT_ATTRIBUTE)
@@ -462,9 +474,3 @@ def _nodesOf(scene) -> list:
 
 def _ifInScene(node):
     return node if node is not None and node.GetScene() is not None else None
-
-
-def _modifiedTimes(volumeNode) -> tuple:
-    """Return what changes whenever voxels or their place are changed; equal times spare reading all voxels."""
-    world = grid_of(volumeNode).world
-    return volumeNode.GetMTime(), volumeNode.GetImageData().GetMTime(), world.tobytes()

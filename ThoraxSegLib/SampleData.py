@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from thoraxseg.volume import Volume
 
 CATEGORY = "ThoraxSeg"
-REAL_CHECKPOINT, REAL_SAMPLE = "deepmeta-mouse-mri", "souris_8.tif"
 Ask = Callable[[str, str], bool]
 """`ask(title, text)`: a question to the user, True for yes."""
 
@@ -56,15 +55,18 @@ def load(sample: Sample, ask: Ask):
     Raises DownloadError when the real mouse cannot be fetched, CheckpointError when it is not what was expected,
     OutputError when the cache cannot be written.
     """
+    from thoraxseg.io import ASSUMED_KEY, read_volume, write_scalar_nrrd
+    from thoraxseg.mrml.volumes import keep_origin
+
     if not sample.file.is_file():
         volume = sample.make(ask)
         if volume is None:
             return None
-        from thoraxseg.io import write_scalar_nrrd
-
         sample.file.parent.mkdir(parents=True, exist_ok=True)
-        write_scalar_nrrd(sample.file, volume.array, volume.ijk_to_ras, {})
+        about = {ASSUMED_KEY: "assumed" if volume.geometry_assumed else "stated"}
+        write_scalar_nrrd(sample.file, volume.array, volume.ijk_to_ras, about)
     node = slicer.util.loadVolume(str(sample.file), {"name": sample.nodeName})
+    keep_origin(node, read_volume(sample.file))  # Slicer does not look at the keys of a file
     slicer.util.setSliceViewerLayers(background=node, fit=True)
     return node
 
@@ -123,9 +125,9 @@ def _humanCt(ask: Ask) -> Volume:
 
 
 def _realMouseMri(ask: Ask) -> Volume | None:
-    """Return the published mouse, on the geometry that its card states; the stack itself states none."""
-    from thoraxseg.checkpoints import install, is_installed, list_cards, sample_path
-    from thoraxseg.io import StackGeometry, read_volume
+    """Return the published mouse."""
+    from thoraxseg.checkpoints import install, is_installed, list_cards
+    from thoraxseg.demo import REAL_CHECKPOINT, real_mouse
 
     card = list_cards()[REAL_CHECKPOINT]
     if not is_installed(card):
@@ -138,11 +140,7 @@ def _realMouseMri(ask: Ask) -> Volume | None:
         if not ask(_("Download sample data"), question):
             return None
         install(REAL_CHECKPOINT)
-    expected = card.input
-    geometry = StackGeometry(
-        expected.stack_spacing_mm, expected.orientation, f"the card of {card.name}", expected.stack_shape
-    )
-    return read_volume(sample_path(card, REAL_SAMPLE), geometry)
+    return real_mouse()
 
 
 SAMPLES = (

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from Testing import painted, slicer_app
+from Testing.made_results import TURNED, volume_node
 
 if find_spec("slicer") is not None:
     import slicer
@@ -24,6 +25,9 @@ else:
 def vtkMessages():
     """What VTK complained about; the test fails for what it did not `expect(text)`."""
     messages = slicer_app.Messages()
+    messages.expect(
+        "FileGenericColors"
+    )  # from arrays to segments Slicer asks for colors that the wheel lacks
     end = slicer_app.listen_to_vtk(messages)
     yield messages
     end()
@@ -72,14 +76,22 @@ def paintedLungTumor():
 def toNode(scene):
     """Put a `thoraxseg.volume.Volume` into the scene and return its volume node."""
 
-    def make(volume, name=None):
-        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name or volume.name)
-        slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(volume.array))
-        node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(np.array(volume.ijk_to_ras)))
-        node.CreateDefaultDisplayNodes()
-        return node
+    return lambda volume, name=None: volume_node(scene, volume, name or volume.name)
 
-    return make
+
+@pytest.fixture
+def plain(scene, phantom):
+    """The phantom of the test's file as a volume node, as it is."""
+    return volume_node(scene, phantom.volume, "mouse 7")
+
+
+PARENTS = {"no parent": None, "turned": TURNED, "mirrored": np.diag([-1.0, 1, 1, 1])}
+
+
+@pytest.fixture(params=PARENTS.values(), ids=PARENTS)
+def volumeNode(scene, phantom, request):
+    """The phantom of the test's file, oblique, under each of some parent transforms."""
+    return volume_node(scene, phantom.volume, "mouse ø 7", turned=True, parent=request.param)
 
 
 @pytest.fixture

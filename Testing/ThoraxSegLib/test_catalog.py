@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from Testing.painted import painted_checkpoint
 from thoraxseg.errors import CheckpointError
-from ThoraxSegLib import Catalog as module
 from ThoraxSegLib.Catalog import LAST_USED_FILE, Catalog
 from ThoraxSegLib.Logic import ThoraxSegLogic
 from ThoraxSegLib.Tasks import LUNG_TUMOR, MOUSE_THORAX
@@ -178,7 +178,7 @@ def test_the_memory_is_written_whole_or_not_at_all(thoraxLogic, home, monkeypatc
     def full(*args, **kwargs):
         raise OSError("no space left")
 
-    monkeypatch.setattr(module.Path, "replace", full)
+    monkeypatch.setattr(Path, "replace", full)
     thoraxLogic.catalog.remember("painted-lung-tumor")  # told in the log: no run should fail for it
     assert "no space left" in caplog.text
     assert (home / LAST_USED_FILE).read_text("utf-8") == before

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import slicer
 
-from Testing.made_results import TURNED, edit, put_result, volume_node
+from Testing.made_results import edit, put_result
 from Testing.painted import painted_lung_tumor
 from thoraxseg.errors import CheckpointError, InputError, OptionError
 from thoraxseg.mrml import segmentation_from_node, volume_from_node
@@ -15,15 +15,8 @@ from ThoraxSegLib import Nodes
 from ThoraxSegLib.Review import Verdict
 from ThoraxSegLib.Runs import isWorkedOn
 
-PARENTS = {"no parent": None, "turned": TURNED, "mirrored": np.diag([-1.0, 1, 1, 1])}
 SMALL = Cleaning(min_size=2)
 RECORD = {"provenance": {"checkpoint": {"name": "of the record"}}}
-
-
-@pytest.fixture(autouse=True)
-def colorsOfTheWheel(vtkMessages):
-    """Slicer's way from arrays to segments asks for a color table that slicer-core ships not."""
-    vtkMessages.expect("vtkMRMLColorTableNodeFileGenericColors.txt")
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +29,6 @@ def phantom():
 def whole(phantom):
     """Its labels in pieces of two voxels or more."""
     return clean(phantom.truth, phantom.volume, SMALL)[0].labels
-
-
-@pytest.fixture(params=PARENTS.values(), ids=PARENTS)
-def volumeNode(scene, phantom, request):
-    """The mouse, oblique, under each of some parent transforms."""
-    return volume_node(scene, phantom.volume, "mouse ø 7", turned=True, parent=request.param)
-
-
-@pytest.fixture
-def plain(scene, phantom):
-    return volume_node(scene, phantom.volume, "mouse 7")
 
 
 @pytest.fixture
@@ -150,6 +132,11 @@ def test_a_copy_is_a_persons_work_that_a_new_run_does_not_replace(tumorLogic, pl
 def test_two_copies_have_different_names(tumorLogic, result):
     names = [tumorLogic.cleaning.apply(result, SMALL).GetName() for _ in range(2)]
     assert len(set(names)) == 2 and names[0] == "mouse 7 segmentation (cleaned)"
+
+
+def test_the_name_of_a_copy_that_is_gone_is_free_again(tumorLogic, result):
+    Nodes.removeNode(tumorLogic.cleaning.apply(result, SMALL))
+    assert tumorLogic.cleaning.apply(result, SMALL).GetName() == "mouse 7 segmentation (cleaned)"
 
 
 def test_a_copy_can_be_measured_and_cleaned_again(tumorLogic, result):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import slicer
 
-from Testing.made_results import TURNED, edit, put_result, volume_node
+from Testing.made_results import TURNED, edit, put_result, put_under, volume_node
 from Testing.painted import painted_lung_tumor, painted_thorax
 from thoraxseg.errors import InputError, OptionError, OutputError
 from thoraxseg.measure import count_nodules
@@ -23,31 +23,12 @@ from ThoraxSegLib.Measurements import CENTROID
 
 SPACING = (1.0, 0.5, 0.75)
 VOXEL_MM3 = 0.375
-PARENTS = {"no parent": None, "turned": TURNED, "mirrored": np.diag([-1.0, 1, 1, 1])}
-
-
-@pytest.fixture(autouse=True)
-def colorsOfTheWheel(vtkMessages):
-    """Slicer's way from arrays to segments asks for a color table that slicer-core ships not."""
-    vtkMessages.expect("vtkMRMLColorTableNodeFileGenericColors.txt")
 
 
 @pytest.fixture(scope="module")
 def phantom():
     """A mouse with three tumors in voxels that are different along each axis."""
     return painted_lung_tumor(spacing_mm=SPACING, axis_codes="ASR", tumors=(5.0, 4.0, 0.3))
-
-
-@pytest.fixture(params=PARENTS.values(), ids=PARENTS)
-def volumeNode(scene, phantom, request):
-    """The mouse, oblique, under each of some parent transforms."""
-    return volume_node(scene, phantom.volume, "mouse ø 7", turned=True, parent=request.param)
-
-
-@pytest.fixture
-def plain(scene, phantom):
-    """The mouse as it is."""
-    return volume_node(scene, phantom.volume, "mouse 7")
 
 
 @pytest.fixture
@@ -281,7 +262,7 @@ def test_a_table_is_sorted_by_numbers_and_centering_follows_the_sorted_rows(
     tumorLogic, sliceViews, plain, resultOf
 ):
     measured = tumorLogic.measurements.measure(resultOf(plain))
-    tumorLogic.measurements.sort(measured.tumorsTable, "Volume (mm3)")
+    tumorLogic.measurements.sort(measured.tumorsTable, "Volume")
     volumes = [row["volume_mm3"] for row in table_rows(measured.tumorsTable)]
     assert volumes == sorted(volumes)
     tumorLogic.measurements.sort(measured.tumorsTable, "number", descending=True)
@@ -320,10 +301,7 @@ def test_the_place_moves_with_a_transform_that_came_after_measuring(tumorLogic, 
     node = resultOf(plain)
     measured = tumorLogic.measurements.measure(node)
     before = measured.tumors["nodules"][0]["centroid_ras_mm"]
-    transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "moved")
-    transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(TURNED))
-    for one in (plain, node):
-        one.SetAndObserveTransformNodeID(transform.GetID())
+    put_under(TURNED, plain, node)
     place = tumorLogic.measurements.centerOn(measured.tumorsTable, 0)
     assert place == pytest.approx((TURNED @ [*before, 1])[:3])
     labels = slicer.util.arrayFromSegmentBinaryLabelmap(node, "tumors", plain)

@@ -7,6 +7,7 @@ import pytest
 import slicer
 import vtk
 
+from Testing.made_results import put_under
 from thoraxseg.errors import InputError
 from thoraxseg.mrml import segmentation_to_node
 from ThoraxSegLib import Nodes
@@ -41,9 +42,8 @@ def contours(scene, mouse, paintedThorax):
 
 
 @pytest.fixture
-def draw(contours, vtkMessages):
+def draw(contours):
     """Give a segment of the contours other voxels: `draw(key, change)`, which leaves it in a layer of its own."""
-    vtkMessages.expect("FileGenericColors")  # the wheel has no color files
 
     def do(key, change):
         array = slicer.util.arrayFromSegmentBinaryLabelmap(contours, key, Nodes.volumeOf(contours))
@@ -52,13 +52,6 @@ def draw(contours, vtkMessages):
         )
 
     return do
-
-
-def under_transform(node, matrix: np.ndarray):
-    transform = node.GetScene().AddNewNodeByClass("vtkMRMLLinearTransformNode", "turned")
-    transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
-    node.SetAndObserveTransformNodeID(transform.GetID())
-    return transform
 
 
 # Where a node belongs
@@ -162,7 +155,7 @@ def test_a_moved_stretched_or_mirrored_volume_has_another_digest(mouse):
     mouse.SetSpacing(0.5, 0.51, 0.5)
     digests.add(Nodes.digestOf(mouse))
     mouse.SetSpacing(0.5, 0.5, 0.5)
-    transform = under_transform(mouse, np.diag([-1.0, 1, 1, 1]))
+    transform = put_under(np.diag([-1.0, 1, 1, 1]), mouse)
     digests.add(Nodes.digestOf(mouse))
     assert len(digests) == 4
     transform.SetMatrixTransformToParent(vtk.vtkMatrix4x4())
@@ -189,7 +182,7 @@ def test_the_digest_of_an_oblique_volume_survives_saving(scene, mouse, tmp_path,
 def test_rounding_of_a_product_with_its_inverse_is_no_change(mouse):
     digest = Nodes.digestOf(mouse)
     turn = orthogonal(OBLIQUE, (1, 1, 1))
-    transform = under_transform(mouse, turn @ np.linalg.inv(turn) + 1e-15)
+    transform = put_under(turn @ np.linalg.inv(turn) + 1e-15, mouse)
     assert transform is not None
     assert Nodes.digestOf(mouse) == digest
 
@@ -261,7 +254,7 @@ def test_the_digest_of_contours_survives_saving_and_the_loss_of_their_layers(con
 
 def test_a_parent_transform_does_not_change_the_digest_of_contours(contours):
     digest = Nodes.digestOfSegmentation(contours)
-    under_transform(contours, orthogonal(OBLIQUE, (1, 1, 1)))
+    put_under(orthogonal(OBLIQUE, (1, 1, 1)), contours)
     assert Nodes.digestOfSegmentation(contours) == digest
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import slicer
 
+from Testing.made_results import put_under
 from Testing.mrml.conftest import placed, rotation
 from thoraxseg.cli import main
 from thoraxseg.errors import InputError, OptionError
@@ -318,12 +319,9 @@ def test_cropped_segmentations_without_a_volume_stay_where_they_are(observers, s
 
 
 def test_results_of_segmentations_without_a_volume_get_their_transform(observers, scene):
-    transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "table")
-    turned = placed(rotation((1, 0, 2), 70), spacing=(1, 1, 1))
-    transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(turned))
     nodes = [loneSegmentation(scene, name, HEARTS[0], OBLIQUE) for name in ("Ann", "Ben")]
-    for node in nodes:
-        node.SetAndObserveTransformNodeID(transform.GetID())
+    turned = placed(rotation((1, 0, 2), 70), spacing=(1, 1, 1))
+    transform = put_under(turned, *nodes)
     agreement = observers.compare(nodes)
     consensus, share = observers.consensus(agreement), observers.disagreementVolume(agreement)
     assert consensus.GetParentTransformNode() is transform
@@ -345,12 +343,7 @@ def test_the_reference_that_is_given_is_the_grid(observers, three, scene, volume
 
 
 def test_a_parent_transform_moves_nothing_against_the_volume(observers, three, volumeNode, scene):
-    transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "table")
-    transform.SetMatrixTransformToParent(
-        slicer.util.vtkMatrixFromArray(placed(rotation((1, 0, 2), 70), spacing=(1, 1, 1)))
-    )
-    for node in (volumeNode, *three):
-        node.SetAndObserveTransformNodeID(transform.GetID())
+    transform = put_under(placed(rotation((1, 0, 2), 70), spacing=(1, 1, 1)), volumeNode, *three)
     agreement = observers.compare(three)
     assert agreement.rows[0]["cigen"] == 0.2
     consensus, share = observers.consensus(agreement), observers.disagreementVolume(agreement)

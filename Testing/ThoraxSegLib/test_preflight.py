@@ -7,6 +7,7 @@ import pytest
 import slicer
 import vtk
 
+from Testing.made_results import bent_transform, put_under
 from Testing.painted import painted_checkpoint
 from thoraxseg.errors import InputError, OptionError
 from thoraxseg.mrml import volume_from_node
@@ -27,39 +28,21 @@ ARGUMENTS = {
 }
 
 
+def under(node, matrix):
+    """Put a node under a linear transform, or None, and return it."""
+    if matrix is not None:
+        put_under(matrix, node)
+    return node
+
+
 @pytest.fixture
 def preflight(thoraxLogic):
     return thoraxLogic.preflight
 
 
 @pytest.fixture
-def under(scene):
-    """Put a node under a new linear transform."""
-
-    def put(node, matrix, name="table"):
-        if matrix is not None:
-            transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
-            transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
-            node.SetAndObserveTransformNodeID(transform.GetID())
-        return node
-
-    return put
-
-
-@pytest.fixture
 def warp(scene):
-    """A non-linear transform."""
-    spline = vtk.vtkThinPlateSplineTransform()
-    source, target = vtk.vtkPoints(), vtk.vtkPoints()
-    for n in range(8):
-        corner = (n % 2 * 50.0, n // 2 % 2 * 50.0, n // 4 * 50.0)
-        source.InsertNextPoint(corner)
-        target.InsertNextPoint(corner[0] + n * n, *corner[1:])
-    spline.SetSourceLandmarks(source)
-    spline.SetTargetLandmarks(target)
-    node = scene.AddNewNodeByClass("vtkMRMLTransformNode", "warp")
-    node.SetAndObserveTransformToParent(spline)
-    return node
+    return bent_transform(scene)
 
 
 @pytest.fixture
@@ -106,7 +89,7 @@ def test_a_volume_like_the_training_images_is_green_all_over(preflight, mouse):
 
 
 @pytest.mark.parametrize("matrix", [TURNED, TILTED], ids=["turned", "tilted"])
-def test_a_volume_under_a_linear_transform_is_judged_as_it_is_shown(preflight, mouse, under, matrix):
+def test_a_volume_under_a_linear_transform_is_judged_as_it_is_shown(preflight, mouse, matrix):
     under(mouse, matrix)
     found = preflight.lights(mouse, "painted-thorax")
     assert set(levels(found).values()) == {Level.GREEN}
@@ -177,9 +160,7 @@ def test_a_region_narrows_what_is_judged_and_one_elsewhere_is_red(preflight, mou
     only(preflight.lights(mouse, "painted-thorax", mouse), "field_of_view", "expected a region of interest")
 
 
-def test_an_unchanged_volume_is_not_looked_at_twice_and_a_changed_one_is(
-    preflight, mouse, under, monkeypatch
-):
+def test_an_unchanged_volume_is_not_looked_at_twice_and_a_changed_one_is(preflight, mouse, monkeypatch):
     looks = []
     look = preflight._look
     monkeypatch.setattr(preflight, "_look", lambda *args: looks.append(1) or look(*args))
@@ -223,7 +204,7 @@ def test_further_channels_are_judged_too(preflight, mouse, toNode, paintedThorax
 
 @pytest.mark.parametrize("parent", PARENTS.values(), ids=PARENTS)
 @pytest.mark.parametrize("key", FIXES)
-def test_a_fix_makes_a_new_volume_that_is_right_in_the_patient(preflight, mouse, under, key, parent):
+def test_a_fix_makes_a_new_volume_that_is_right_in_the_patient(preflight, mouse, key, parent):
     under(mouse, parent)
     before, given = state(mouse), volume_from_node(mouse)
     node = preflight.fix(mouse, key, **ARGUMENTS[key])
@@ -238,7 +219,7 @@ def test_a_fix_makes_a_new_volume_that_is_right_in_the_patient(preflight, mouse,
 
 
 @pytest.mark.parametrize("parent", PARENTS.values(), ids=PARENTS)
-def test_swapped_sides_are_those_that_the_user_sees(preflight, mouse, under, parent):
+def test_swapped_sides_are_those_that_the_user_sees(preflight, mouse, parent):
     under(mouse, parent)
     before, after = volume_from_node(mouse), volume_from_node(preflight.fix(mouse, "swap_sides"))
     corner = [[0, 0, 0], [3, 2, 1]]
@@ -248,7 +229,7 @@ def test_swapped_sides_are_those_that_the_user_sees(preflight, mouse, under, par
     assert one[:, 0] + other[:, 0] == pytest.approx([2 * middle] * 2)
 
 
-def test_a_declared_orientation_holds_under_a_parent_that_stretches(preflight, mouse, under):
+def test_a_declared_orientation_holds_under_a_parent_that_stretches(preflight, mouse):
     under(mouse, TILTED @ np.diag([1.0, 1.0, 2.0, 1.0]))
     node = preflight.fix(mouse, "declare_orientation", codes="RAS")
     assert volume_from_node(node).axis_codes == "RAS"
@@ -346,7 +327,7 @@ def test_a_region_along_the_edges_of_voxels_gives_just_these(preflight, mouse, r
 
 @pytest.mark.parametrize("ofVolume", PARENTS.values(), ids=[f"volume {name}" for name in PARENTS])
 @pytest.mark.parametrize("ofRegion", PARENTS.values(), ids=[f"region {name}" for name in PARENTS])
-def test_transforms_of_volume_and_region_count_both(preflight, mouse, region, under, ofVolume, ofRegion):
+def test_transforms_of_volume_and_region_count_both(preflight, mouse, region, ofVolume, ofRegion):
     under(mouse, ofVolume)
     matrix = volume_from_node(mouse).ijk_to_ras
     center = matrix @ (20, 19, 22, 1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import slicer
 
-from Testing.made_results import TURNED, edit, put_result, volume_node
+from Testing.made_results import TURNED, edit, put_result, put_under, volume_node
 from Testing.painted import painted_thorax
 from thoraxseg.errors import InputError, OptionError
 from thoraxseg.measure import doubt_profile, doubtful_slices, slice_positions
@@ -21,14 +21,7 @@ from ThoraxSegLib import Nodes
 from ThoraxSegLib.Review import Verdict
 from ThoraxSegLib.Runs import isWorkedOn
 
-PARENTS = {"no parent": None, "turned": TURNED, "mirrored": np.diag([-1.0, 1, 1, 1])}
 RECORD = {"uncertainty": {"kind": "entropy", "unit": "nat", "range": [0, 1.0]}}
-
-
-@pytest.fixture(autouse=True)
-def colorsOfTheWheel(vtkMessages):
-    """Slicer's way from arrays to segments asks for a color table that slicer-core ships not."""
-    vtkMessages.expect("vtkMRMLColorTableNodeFileGenericColors.txt")
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +40,6 @@ def doubt(phantom):
         j, i = np.median(kji[kji[:, 0] == k][:, 1:], axis=0).astype(int)
         values[k, j - 1 : j + 2, i - 1 : i + 2] = amount
     return values
-
-
-@pytest.fixture(params=PARENTS.values(), ids=PARENTS)
-def volumeNode(scene, phantom, request):
-    """The thorax, oblique, under each of some parent transforms."""
-    return volume_node(scene, phantom.volume, "mouse ø 7", turned=True, parent=request.param)
-
-
-@pytest.fixture
-def plain(scene, phantom):
-    return volume_node(scene, phantom.volume, "mouse 7")
 
 
 @pytest.fixture
@@ -297,6 +279,18 @@ def test_another_map_of_doubt_begins_a_new_round(thoraxLogic, plain, phantom, re
     assert (found.k, found.key, found.number) == (k, "heart", 1)
 
 
+def test_a_scene_that_is_opened_later_begins_a_new_round(thoraxLogic, scene, phantom, resultOf):
+    first = resultOf(volume_node(scene, phantom.volume, "mouse 7"))
+    key, found = first.GetID(), thoraxLogic.review.nextDoubtfulSlice(first)
+    scene.Clear(False)
+    labels = np.where(phantom.truth.labels == 1, 1, 0)  # the heart alone
+    second = resultOf(volume_node(scene, phantom.volume, "mouse 8"), labels=labels)
+    assert second.GetID() == key, "or this tests nothing"
+    other = thoraxLogic.review.nextDoubtfulSlice(second)
+    assert found.key == "right_lung"
+    assert (other.key, other.number) == ("heart", 1)
+
+
 def test_one_segment_has_a_round_of_its_own(thoraxLogic, result):
     heart = thoraxLogic.review.nextDoubtfulSlice(result, "heart")
     assert heart.key == "heart" and heart.number == 1
@@ -470,9 +464,7 @@ def brighter(volumeNode):
 
 
 def transformed(volumeNode):
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "moved")
-    node.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(TURNED))
-    volumeNode.SetAndObserveTransformNodeID(node.GetID())
+    put_under(TURNED, volumeNode)
 
 
 @pytest.mark.parametrize("change", [moved, brighter, transformed])

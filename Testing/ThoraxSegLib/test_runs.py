@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -14,15 +15,18 @@ import pytest
 import slicer
 import vtk
 
+from Testing.made_results import put_under
 from Testing.painted import painted_thorax
 from Testing.played_engine import PlayedEngine, outcome_of
-from thoraxseg.errors import CheckpointError, InputError, OptionError, ThoraxSegError
+from thoraxseg.errors import CheckpointError, InputError, OptionError, OutputError, ThoraxSegError
 from thoraxseg.job import State
 from thoraxseg.mrml import segmentation_to_node, volume_from_node
 from thoraxseg.mrml.volumes import array_of
 from thoraxseg.options import SegmentOptions
 from thoraxseg.postprocess.cleaning import Cleaning
+from thoraxseg.study import Clock
 from ThoraxSegLib import Nodes, Runs
+from ThoraxSegLib.ContouringTime import ContouringTime
 
 PAINTED = "painted-thorax"
 ENOUGH_SECONDS = 120
@@ -153,10 +157,7 @@ WRONG_VOLUMES = {
 
 
 @pytest.mark.parametrize(("make", "sentence"), WRONG_VOLUMES.values(), ids=WRONG_VOLUMES)
-def test_a_volume_that_cannot_be_run_is_refused_with_a_sentence(
-    thoraxLogic, engine, scene, make, sentence, vtkMessages
-):
-    vtkMessages.expect("FileGenericColors")
+def test_a_volume_that_cannot_be_run_is_refused_with_a_sentence(thoraxLogic, engine, scene, make, sentence):
     node = make(scene)
     with pytest.raises(ThoraxSegError, match=sentence) as caught:
         thoraxLogic.runs.start(node, PAINTED)
@@ -281,9 +282,7 @@ def test_a_result_lies_on_its_volume_however_that_is_placed(finish, scene, toNod
     turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     turn[:3, 3] = 5, -7, 11
     volumeNode.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(turn @ phantom.volume.ijk_to_ras))
-    parent = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "tilted")
-    parent.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(turn))
-    volumeNode.SetAndObserveTransformNodeID(parent.GetID())
+    parent = put_under(turn, volumeNode)
 
     run = finish(volumeNode, phantom.truth.labels)
     assert run.error == ""
@@ -547,9 +546,7 @@ def set_spacing(node) -> None:
 
 
 def turn_parent(node) -> None:
-    transform = node.GetScene().AddNewNodeByClass("vtkMRMLLinearTransformNode", "mirror")
-    transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(np.diag([-1.0, 1, 1, 1])))
-    node.SetAndObserveTransformNodeID(transform.GetID())
+    put_under(np.diag([-1.0, 1, 1, 1]), node)
 
 
 def empty(node) -> None:
@@ -679,6 +676,107 @@ def test_the_times_of_a_run_of_another_scan_are_not_counted(finish, thoraxLogic,
     thoraxLogic.time.open(toNode(paintedThorax.volume, "another"), "Ada")
     finish(record={"timings_s": {"inference": 1.5}})
     assert _automatic(thoraxLogic.time) == 0
+
+
+@pytest.fixture
+def hand(thoraxLogic):
+    """The seconds of the ledger's clock; `hand.now` is set."""
+    thoraxLogic.__dict__["time"] = ContouringTime(thoraxLogic, Clock(seconds=lambda: hand.now))
+    hand = SimpleNamespace(now=0.0)
+    return hand
+
+
+@pytest.mark.parametrize("how", ["done", "failed", "cancelled", "its volume removed"])
+def test_who_has_the_scan_open_waits_while_it_is_run_and_looks_afterwards(
+    how, thoraxLogic, engine, mouse, paintedThorax, hand
+):
+    ledger = thoraxLogic.time
+    ledger.open(mouse, "Ada")
+    ledger.look()
+    hand.now = 10
+    run = thoraxLogic.runs.start(mouse, PAINTED)
+    assert ledger.activity == ("wait", "")
+    hand.now = 100
+    ledger.look()  # as a panel says whenever it draws itself
+    ledger.touch()
+    hand.now = 200
+    if how == "done":
+        engine.job.answer(outcome_of(engine.job.request.volume, paintedThorax.truth.labels))
+    elif how == "failed":
+        engine.job.fail(InputError("the image is all air."))
+    elif how == "cancelled":
+        run.cancel()
+    else:
+        slicer.mrmlScene.RemoveNode(mouse)
+    assert run.poll().is_final
+    assert ledger.activity == ("look", "")
+    hand.now = 205
+    told = ledger.soFar()
+    assert (told["looking_s"], told["waiting_s"], told["idle_s"]) == pytest.approx((15, 190, 0))
+
+
+def test_who_edits_or_pauses_during_a_run_does_not_wait(thoraxLogic, engine, mouse, paintedThorax, hand):
+    ledger = thoraxLogic.time
+    ledger.open(mouse, "Ada")
+    run = thoraxLogic.runs.start(mouse, PAINTED)
+    hand.now = 10
+    ledger.edit("Heart")
+    hand.now = 30
+    ledger.look()
+    hand.now = 35
+    ledger.pause()
+    hand.now = 95
+    engine.job.answer(outcome_of(engine.job.request.volume, paintedThorax.truth.labels))
+    assert run.poll() is State.DONE
+    assert ledger.activity == ("idle", "")
+    told = ledger.soFar()
+    assert (told["editing_s"], told["waiting_s"], told["looking_s"], told["idle_s"]) == pytest.approx(
+        (20, 15, 0, 60)
+    )
+
+
+def test_who_works_on_another_scan_during_a_run_does_not_wait(
+    thoraxLogic, engine, mouse, toNode, paintedThorax, hand
+):
+    ledger, another = thoraxLogic.time, toNode(paintedThorax.volume, "another")
+    ledger.open(another, "Ada")
+    ledger.look()
+    run = thoraxLogic.runs.start(mouse, PAINTED)
+    ledger.look()
+    assert ledger.activity == ("look", "")
+    hand.now = 10
+    ledger.open(mouse, "Ada")
+    ledger.look()
+    assert ledger.activity == ("wait", "")
+    hand.now = 15
+    ledger.open(another, "Ada")
+    ledger.look()
+    hand.now = 35
+    engine.job.answer(outcome_of(engine.job.request.volume, paintedThorax.truth.labels))
+    assert run.poll() is State.DONE
+    assert ledger.activity == ("look", "")
+    times = {row["scan"]: (row["looking_s"], row["waiting_s"]) for row in ledger.rows()}
+    assert times == {"another": (pytest.approx(30), 0), "mouse": (0, pytest.approx(5))}
+
+
+def test_the_times_of_a_run_find_their_session_whatever_the_volume_is_called(finish, thoraxLogic, mouse):
+    mouse.SetName("  " + "\N{LATIN SMALL LETTER U WITH DIAERESIS}/" * 300)
+    thoraxLogic.time.open(mouse, "Ada", scan="day 7")
+    mouse.SetName("renamed")
+    finish(record={"timings_s": {"inference": 1.5}})
+    assert _automatic(thoraxLogic.time) == 1.5
+
+
+def test_a_clock_that_cannot_write_does_not_fail_a_run(finish, thoraxLogic, mouse, monkeypatch):
+    ledger = thoraxLogic.time
+    ledger.open(mouse, "Ada")
+
+    def fail(*arguments, **times):
+        raise OutputError("the disk is full.")
+
+    monkeypatch.setattr(ledger._ledger, "begin", fail)
+    monkeypatch.setattr(ledger._ledger, "run", fail)
+    assert finish(record={"timings_s": {"inference": 1.5}}).state is State.DONE
 
 
 def test_a_record_with_letters_of_all_languages_is_kept(finish, mouse):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from Testing import slicer_app
 from thoraxseg.io import read_volume
+from thoraxseg.mrml import volume_from_node
 from ThoraxSegLib import SampleData as ours
 
 BY_KEY = {sample.key: sample for sample in ours.SAMPLES}
@@ -112,11 +113,11 @@ def published(monkeypatch, tmp_path):
     """The published package, pretended: `installed` says whether it is here, `fetched` how often it was."""
     import tifffile
 
-    from thoraxseg import checkpoints
+    from thoraxseg import checkpoints, demo
 
     state = types.SimpleNamespace(installed=False, fetched=0)
     stack = np.random.default_rng(0).integers(0, 255, (128, 128, 128), dtype=np.uint8)
-    tifffile.imwrite(tmp_path / ours.REAL_SAMPLE, stack)
+    tifffile.imwrite(tmp_path / demo.REAL_SAMPLE, stack)
     state.stack = stack
 
     def install(name):
@@ -126,7 +127,7 @@ def published(monkeypatch, tmp_path):
 
     monkeypatch.setattr(checkpoints, "install", install)
     monkeypatch.setattr(checkpoints, "is_installed", lambda card: state.installed)
-    monkeypatch.setattr(checkpoints, "sample_path", lambda card, name: tmp_path / name)
+    monkeypatch.setattr(demo, "sample_path", lambda card, name: tmp_path / name)
     return state
 
 
@@ -156,6 +157,15 @@ def test_the_real_mouse_is_fetched_once_and_lies_where_its_card_says(scene, cach
     slicer_app.clear_scene()
     assert ours.load(sample, never) is not None
     assert published.fetched == 1
+
+
+def test_the_real_mouse_says_that_its_geometry_was_assumed_and_a_phantom_does_not(scene, cache, published):
+    published.installed = True
+    for _time in ("written", "from the cache"):
+        mouse = volume_from_node(ours.load(BY_KEY["real-mouse-mri"], never))
+        assert mouse.geometry_assumed and "assumed" in mouse.notes[0]
+    phantom = volume_from_node(ours.load(BY_KEY["mouse-mri"], never))
+    assert not phantom.geometry_assumed and phantom.notes == ()
 
 
 def test_an_installed_mouse_is_loaded_without_a_question(scene, cache, published):

@@ -7,6 +7,7 @@ import pytest
 import slicer
 import vtk
 
+from Testing.made_results import put_under
 from Testing.painted import painted_thorax
 from Testing.played_engine import PlayedEngine, outcome_of
 from thoraxseg.job import State
@@ -40,9 +41,7 @@ def oblique(scene, toNode, phantom):
     """The phantom, oblique and under a parent transform, in a study of the subject hierarchy."""
     node = toNode(phantom.volume, "mouse ø 7")
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(TURNED @ phantom.volume.ijk_to_ras))
-    parent = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "tilted")
-    parent.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(TURNED))
-    node.SetAndObserveTransformNodeID(parent.GetID())
+    put_under(TURNED, node)
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     subject = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), "animal 7")
     hierarchy.CreateItem(hierarchy.CreateStudyItem(subject, "day 3"), node)

@@ -7,6 +7,7 @@ from ctypes.util import find_library
 
 import numpy as np
 import pytest
+import slicer
 from PIL import Image
 
 from Testing import tutorial
@@ -29,6 +30,7 @@ def has_color(picture, color, within=40) -> bool:
 
 def test_the_tutorial_walks_from_a_scan_to_accepted_contours_and_shows_it(followed):
     facts, folder = followed
+    assert slicer.app.applicationLogic().GetSliceLogics().GetNumberOfItems() == 0, "its views are gone again"
     assert {level for _, level, _ in facts["lights"]} == {"green"}
     assert facts["measured"].tumors["count"] == 2, "one of three was corrected away"
     assert facts["time"]["editing_by_structure_s"]["Tumors"] >= 0

@@ -44,9 +44,8 @@ def cells(table) -> list[list[str]]:
 
 
 @pytest.fixture
-def draw(vtkMessages):
+def draw():
     """Add voxels to a segment, as the Segment Editor does with its neighbors locked: only where nothing else is."""
-    vtkMessages.expect("FileGenericColors")  # the wheel has no color files
 
     def add(node, key, voxels):
         volumeNode = Nodes.volumeOf(node)
