@@ -23,9 +23,35 @@ def volume_node(scene, volume, name: str, turned=False, parent=None):
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(np.array(matrix)))
     node.CreateDefaultDisplayNodes()
     if parent is not None:
-        transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "table position")
-        transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(np.array(parent, dtype=float)))
+        put_under(parent, node)
+    return node
+
+
+def put_under(matrix, *nodes):
+    """Put nodes of one scene under a new linear transform and return it."""
+    import slicer
+
+    transform = nodes[0].GetScene().AddNewNodeByClass("vtkMRMLLinearTransformNode", "table position")
+    transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(np.array(matrix, dtype=float)))
+    for node in nodes:
         node.SetAndObserveTransformNodeID(transform.GetID())
+    return transform
+
+
+def bent_transform(scene):
+    """Return a new transform node "warp" that is not linear."""
+    import vtk
+
+    spline = vtk.vtkThinPlateSplineTransform()
+    source, target = vtk.vtkPoints(), vtk.vtkPoints()
+    for n in range(8):
+        corner = (n % 2 * 50.0, n // 2 % 2 * 50.0, n // 4 * 50.0)
+        source.InsertNextPoint(corner)
+        target.InsertNextPoint(corner[0] + n * n, *corner[1:])
+    spline.SetSourceLandmarks(source)
+    spline.SetTargetLandmarks(target)
+    node = scene.AddNewNodeByClass("vtkMRMLTransformNode", "warp")
+    node.SetAndObserveTransformToParent(spline)
     return node
 
 

@@ -2,9 +2,9 @@
 
 `start()` after `Testing.slicer_app.start()`. The stand-ins in `Testing/qt_stand_ins` prove that a .ui file parses, that
 the objects a panel uses exist with the right properties and signals, wiring, enabling and disabling, two-way binding
-and what users are told. They do not prove what the real widgets draw, nor layouts, ownership and overloads of PythonQt; a
-stand-in has nothing that its `api` does not list of the real class. Where THORAXSEG_SLICER_SOURCE names a checkout
-of Slicer, its own parameterNodeWrapper is used instead of the stand-in.
+and what users are told. They do not prove what the real widgets draw, nor layouts, ownership and overloads of
+PythonQt; a stand-in has nothing that its `api` does not list of the real class. Where THORAXSEG_SLICER_SOURCE names a
+checkout of Slicer, its own parameterNodeWrapper is used instead of the stand-in.
 """
 
 from __future__ import annotations

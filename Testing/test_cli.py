@@ -672,7 +672,7 @@ def test_a_fetch_without_network_ends_with_6_and_names_the_way_out(
     [
         (ZeroDivisionError("two\nlines"), 1),
         (EOFError("not a cancel"), 1),
-        (MemoryError(), 1),
+        (MemoryError(), 3),
         (KeyboardInterrupt(), 130),
         (Cancelled(), 130),
     ],
@@ -687,6 +687,18 @@ def test_whatever_happens_inside_becomes_one_line_and_a_status(error, status, ru
     monkeypatch.setattr(pipeline, "segment", fail)
     assert run() == status
     one_sentence(capsys.readouterr())
+
+
+def test_too_little_memory_is_no_defect_and_says_what_to_do(run, monkeypatch, capsys):
+    from thoraxseg import pipeline
+
+    def fail(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(pipeline, "segment", fail)
+    assert run() == 3
+    said = one_sentence(capsys.readouterr())
+    assert "memory" in said and "Close other programs" in said and "defect" not in said
 
 
 def test_debug_shows_where_an_error_came_from(run, tmp_path, capsys):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import weakref
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,7 @@ import thoraxseg
 from Testing.painted import NAMES, painted_checkpoint, painted_lung_tumor, painted_thorax
 from thoraxseg import errors, job, worker
 from thoraxseg.checkpoints import Choice, home, open_checkpoint
+from thoraxseg.durations import TIMES_FILE
 from thoraxseg.errors import (
     CheckpointError,
     DependencyError,
@@ -32,7 +34,7 @@ from thoraxseg.errors import (
     OutputError,
     ThoraxSegError,
 )
-from thoraxseg.job import TIMES_FILE, Engine, Job, Request, State, default_python
+from thoraxseg.job import Engine, Job, Request, State, default_python
 from thoraxseg.options import SegmentOptions
 from thoraxseg.pipeline import segment
 from thoraxseg.progress import Cancelled
@@ -244,6 +246,21 @@ def test_the_next_job_finds_the_model_loaded(engine, thorax):
     assert loads(once_more) == (process, before + 2)
 
 
+def test_what_is_over_is_let_go(own, thorax):
+    one = own()
+    volumes, jobs = [], []
+    for how in ("cancelled", "done", "done"):
+        volume = replace(thorax.volume, array=thorax.volume.array.copy())
+        job_ = one.segment(Request(volume, THORAX, LONG if how == "cancelled" else SegmentOptions()))
+        started(job_).cancel() if how == "cancelled" else done(job_)
+        volumes.append(weakref.ref(volume.array))
+        jobs.append(weakref.ref(job_))
+    del volume, job_
+    gc.collect()
+    assert [ref() is None for ref in volumes] == [True] * 3, "the next animals need the memory"
+    assert [ref() is None for ref in jobs] == [True, True, False], "only the last one can still be asked"
+
+
 def test_a_model_that_changed_on_the_disk_is_read_again(engine, thorax, tmp_path):
     place = painted_checkpoint(tmp_path)
     first = done(engine.segment(Request(thorax.volume, str(place))))
@@ -326,14 +343,14 @@ def test_a_job_knows_how_long_it_will_take_from_earlier_ones(engine, thorax, che
     twice = replace(thorax.volume, array=np.repeat(thorax.volume.array, 2, axis=0))
     rates = []
     for volume in (thorax.volume, twice):
-        expected = job._Expected(Request(volume, THORAX), is_warm=True)
+        expected = job._expected(Request(volume, THORAX), is_warm=True)
         rates.append(expected.seconds / volume.array.size)
     assert rates == pytest.approx([known["seconds_per_voxel"]] * 2)
-    cold = job._Expected(request, is_warm=False)
+    cold = job._expected(request, is_warm=False)
     assert cold.seconds == pytest.approx(rates[0] * thorax.volume.array.size + known["starting_s"])
-    boxed = job._Expected(replace(request, box=((0, 2), (0, 3), (0, 4))), is_warm=True)
+    boxed = job._expected(replace(request, box=((0, 2), (0, 3), (0, 4))), is_warm=True)
     assert boxed.seconds == pytest.approx(rates[0] * 24)
-    sampled = job._Expected(replace(request, options=LONG), is_warm=True)
+    sampled = job._expected(replace(request, options=LONG), is_warm=True)
     assert sampled.seconds is None  # another kind of work
 
 
@@ -362,7 +379,7 @@ def test_the_expected_time_leans_on_this_run_the_further_it_is():
 def test_damaged_times_count_as_forgotten(thorax, empty_home, damage):
     empty_home.mkdir()
     (empty_home / TIMES_FILE).write_text(damage, "utf-8")
-    expected = job._Expected(Request(thorax.volume, THORAX), is_warm=False)
+    expected = job._expected(Request(thorax.volume, THORAX), is_warm=False)
     assert expected.seconds is None
     expected.remember(3.0, {"load_checkpoint": 1.0, "inference": 1.5})
     (known,) = json.loads((empty_home / TIMES_FILE).read_text("utf-8")).values()
@@ -373,7 +390,7 @@ def test_damaged_times_count_as_forgotten(thorax, empty_home, damage):
 def test_times_that_cannot_be_kept_do_not_matter(thorax, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("THORAXSEG_HOME", str(tmp_path / "file"))
-    expected = job._Expected(Request(thorax.volume, THORAX), is_warm=False)
+    expected = job._expected(Request(thorax.volume, THORAX), is_warm=False)
     expected.remember(3.0, {"load_checkpoint": 1.0})
     assert expected.seconds is None
 
@@ -525,6 +542,14 @@ def test_the_traceback_of_an_unexpected_error_is_in_the_log(in_this_process):
 def test_a_class_of_error_that_is_not_ours_is_not_made():
     assert type(job._error("SystemExit", "x")) is ThoraxSegError
     assert type(job._error("EXIT_STATUS", "x")) is ThoraxSegError
+
+
+def test_nothing_is_started_that_could_not_be_ended(own, thorax, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    engine = own()
+    with pytest.raises(DependencyError, match="Install it"):
+        engine.segment(Request(thorax.volume, THORAX))
+    assert not engine.is_alive
 
 
 def test_a_python_that_is_not_there_is_said(own, thorax, tmp_path):
@@ -728,6 +753,12 @@ def test_the_child_ends_with_its_parent_in_the_middle_of_work(tmp_path, how):
         parent.stdout.close()
 
 
+def test_the_child_ends_with_a_parent_that_dies_in_the_middle_of_a_word(tmp_path):
+    command = [sys.executable, "-m", "thoraxseg.worker", str(tmp_path)]
+    ended = subprocess.run(command, input=b'{"do": "segm', capture_output=True, timeout=60, check=False)
+    assert ended.returncode == 0 and b"Traceback" not in ended.stderr
+
+
 def test_a_folder_that_is_not_a_jobs_is_never_removed(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     command = [sys.executable, "-m", "thoraxseg.worker", str(tmp_path)]
@@ -745,7 +776,7 @@ def test_prints_in_the_child_go_to_the_log_and_do_not_spoil_the_conversation(
         textwrap.dedent(
             """
             import os, sys, threading, time
-            sys.stdout.write('{"say": "done", "job"')
+            sys.stdout.write('5\\n{}\\n{"say": "done", "job"')
             sys.stdout.flush()
             def chatter():
                 while True:
@@ -760,7 +791,7 @@ def test_prints_in_the_child_go_to_the_log_and_do_not_spoil_the_conversation(
     one = own().segment(Request(thorax.volume, THORAX))
     outcome = done(one)
     np.testing.assert_array_equal(outcome.segmentation.labels, thorax.truth.labels)
-    for said in ("printed", "to the real one", "written", '{"say": "done", "job"'):
+    for said in ("5", "{}", "printed", "to the real one", "written", '{"say": "done", "job"'):
         assert any(said in line for line in one.log), said
 
 

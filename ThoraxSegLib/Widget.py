@@ -109,6 +109,7 @@ class ThoraxSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.setParameterNode(None)
         for panel in self.panels.values():
             panel.onSceneClosing()
+        self.ui.statusLabel.text = self.task.summary  # what was said last was of nodes that are gone
 
     def onSceneEndClose(self, caller=None, event=None) -> None:
         """Begin anew, at once where the module is shown."""
@@ -204,7 +205,9 @@ class ThoraxSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def say(self, sentence: str) -> None:
         """Show a sentence in the status line of the module and of Slicer."""
-        self.ui.statusLabel.text = sentence
+        from ThoraxSegLib.Panels.Parts import tell
+
+        tell(self.ui.statusLabel, sentence)
         slicer.util.showStatusMessage(sentence, 10000)
 
     def showError(self, sentence: str, details: str = "") -> None:
@@ -238,7 +241,7 @@ class ThoraxSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         timer = qt.QTimer(self.root)
         timer.interval = interval
-        timer.singleShot = isOnce
+        timer.setSingleShot(isOnce)
         timer.connect("timeout()", function)
         return timer
 

@@ -9,9 +9,11 @@ from typing import Any
 
 from thoraxseg.checkpoints import install, is_installed, list_cards, open_checkpoint, sample_path
 from thoraxseg.files import check_writable
+from thoraxseg.io import read_volume
 from thoraxseg.options import SegmentOptions
-from thoraxseg.pipeline import segment, segment_file, write_case
+from thoraxseg.pipeline import segment, segment_file, stack_geometry, write_case
 from thoraxseg.progress import Progress, part, silent
+from thoraxseg.volume import Volume
 
 REAL_CHECKPOINT, REAL_SAMPLE = "deepmeta-mouse-mri", "souris_8.tif"
 PHANTOM_CHECKPOINT = "phantom-threshold"
@@ -38,6 +40,12 @@ def run_demo(
     checkpoint = open_checkpoint(REAL_CHECKPOINT)
     sample = sample_path(card, REAL_SAMPLE)
     return segment_file(sample, checkpoint, folder, options, progress=part(progress, 0.1, 1.0))
+
+
+def real_mouse() -> Volume:
+    """Return the real mouse, once its package is installed, on the geometry of its card: the stack states none."""
+    card = list_cards()[REAL_CHECKPOINT]
+    return read_volume(sample_path(card, REAL_SAMPLE), stack_geometry(card))
 
 
 def _phantom_demo(folder: Path, options: SegmentOptions, progress: Progress) -> dict[str, Any]:

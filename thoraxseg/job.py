@@ -7,7 +7,6 @@ All of it is used from one thread.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import queue
 import shutil
@@ -30,25 +29,22 @@ import numpy as np
 
 import thoraxseg
 from thoraxseg import errors
-from thoraxseg.checkpoints import About, Choice, home, read_catalog
+from thoraxseg.checkpoints import About, Choice, read_catalog
 from thoraxseg.checkpoints.catalog import HOME_VARIABLE
+from thoraxseg.durations import Expected
 from thoraxseg.errors import DependencyError, OptionError, OutputError, ThoraxSegError
 from thoraxseg.files import new_scratch
-from thoraxseg.options import Device, SegmentOptions, Uncertainty
+from thoraxseg.options import Device, SegmentOptions
 from thoraxseg.progress import Cancelled
 from thoraxseg.segmentation import Code, Segmentation, Structure, Terminology
 from thoraxseg.volume import Box, Volume, box_slices
 from thoraxseg.worker import DOUBT, LABELS, MARKER, NO_MEMORY, RESULT
 
-logger = logging.getLogger(__name__)
-
 MAX_LOG_LINES = 2000
 GRACE_SECONDS = 1.0
 """How long processes have to end by themselves before they are killed."""
-TIMES_FILE = "job-times.json"
 _EARLY = 0.05
 """Below this fraction the time so far says nothing about the whole."""
-_SAMPLED = {Uncertainty.WANG, Uncertainty.MEAN_PROB, Uncertainty.DROPOUT}
 
 
 class State(Enum):
@@ -101,9 +97,7 @@ class Outcome:
 class Job:
     """One piece of work in the child process. What it shows is what `poll` took in last."""
 
-    def __init__(
-        self, child: _Child, volume: Volume | None = None, expected: _Expected | None = None
-    ) -> None:
+    def __init__(self, child: _Child, volume: Volume | None = None, expected: Expected | None = None) -> None:
         self.id = uuid.uuid4().hex
         self.state = State.STARTING
         self.fraction = 0.0
@@ -197,8 +191,8 @@ class Job:
         self.over(State.FAILED)
 
     def over(self, state: State) -> None:
-        """End the job; its files go."""
-        self.state, self._end = state, time.monotonic()
+        """End the job; its files go, and the volume is not needed any more."""
+        self.state, self._end, self._volume = state, time.monotonic(), None
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _finish(self, answer: str | None) -> None:
@@ -220,7 +214,7 @@ class Job:
 
     @property
     def volume(self) -> Volume | None:
-        """The volume that is contoured, on whose grid the result has to be."""
+        """The volume that is contoured, on whose grid the result has to be; None once the job is over."""
         return self._volume
 
 
@@ -252,14 +246,14 @@ class Engine:
         """Start contouring and return the job.
 
         Raises OptionError while another job runs or for a box that is not in the volume, OutputError when the volume
-        cannot be handed over (a full disk), DependencyError when the child process cannot be started.
+        cannot be handed over (a full disk), DependencyError when the child process cannot be started or ended.
         """
         self._refuse_while_busy()
         if request.box is not None:
             box_slices(request.box, request.volume.shape)
         child = self._living_child()
         child.send({"do": "import"})  # while the volume is written
-        expected = _Expected(request, is_warm=child.warmed == _model(request))
+        expected = _expected(request, is_warm=child.warmed == _model(request))
         job = Job(child, request.volume, expected)
         volumes = _write_volumes(job.folder, (request.volume, *request.channels))
         child.warmed = _model(request)
@@ -318,7 +312,7 @@ class Engine:
     def stop(self) -> None:
         """End the child process and all that it started. It also ends with this object, and with the parent."""
         if self._child is not None:
-            self._child.end()
+            self._end_child()
             self._child = None
 
     def _refuse_while_busy(self) -> None:
@@ -326,11 +320,12 @@ class Engine:
             raise OptionError("another job is running: wait until it is finished, or cancel it.")
 
     def _living_child(self) -> _Child:
+        _require_psutil()
         if self._child is not None and not self._child.is_alive:
             self.stop()
         if self._child is None:
             self._child = _Child(self._python, self._folder)
-            weakref.finalize(self, self._child.end)  # also when the interpreter ends
+            self._end_child = weakref.finalize(self, self._child.end)  # also when the interpreter ends
         return self._child
 
     def _start(self, job: Job, is_warming: bool = False, **message: Any) -> Job:
@@ -408,7 +403,9 @@ class _Child:
 
     def begin(self, job: Job, message: dict[str, Any], is_warming: bool) -> None:
         """Give a job to the process; only one that is not `is_warming` keeps others from being given."""
-        self._jobs[job.id] = self._last_job = job
+        # Those that are over are let go: results are large.
+        self._jobs = {one.id: one for one in (*self._jobs.values(), job) if not one.state.is_final}
+        self._last_job = job
         self.busy = [] if is_warming else [job]
         self.send(message)
 
@@ -455,17 +452,30 @@ class _Child:
 def _read_messages(stream: BinaryIO, heard: queue.SimpleQueue) -> None:
     with stream, suppress(OSError):
         for line in stream:
-            try:
-                heard.put(json.loads(line))
-            except ValueError:  # printed before the process took its output away from everybody else
-                if line.strip():
-                    heard.put({"say": "log", "text": line.decode("utf-8", "replace").rstrip()})
+            message = None
+            with suppress(ValueError):
+                message = json.loads(line)
+            if isinstance(message, dict) and "say" in message:
+                heard.put(message)
+            elif line.strip():  # printed before the process took its output away from everybody else
+                heard.put({"say": "log", "text": line.decode("utf-8", "replace").rstrip()})
 
 
 def _read_lines(stream: BinaryIO, lines: deque[str]) -> None:
     with stream, suppress(OSError):
         for line in stream:
             lines.append(line.decode("utf-8", "replace").rstrip())
+
+
+def _require_psutil() -> None:
+    """Raise DependencyError where the package is missing without which no process tree can be ended."""
+    try:
+        import psutil  # noqa: F401
+    except ImportError as error:  # in 3D Slicer, before anything was installed
+        raise DependencyError(
+            "the child process needs the Python package psutil, which is missing here. Install it (pip install "
+            "psutil), then run again."
+        ) from error
 
 
 def _process(number: int) -> Any:
@@ -622,59 +632,8 @@ def _structure(told: dict[str, Any]) -> Structure:
     return Structure(told["key"], told["name"], tuple(told["color"]), Terminology(**codes))
 
 
-class _Expected:
-    """How long a request will take, from earlier ones with the same checkpoint, device and kind of doubt."""
-
-    def __init__(self, request: Request, is_warm: bool) -> None:
-        options = request.options
-        samples = options.samples if options.uncertainty in _SAMPLED else 1
-        self._key = " | ".join(
-            (request.checkpoint, options.device.value, options.mirroring.value, str(samples))
-        )
-        shape = request.volume.shape
-        if request.box is not None:
-            shape = [high - low for low, high in request.box]
-        self._voxels = int(np.prod(shape))
-        earlier = _read_times().get(self._key)
-        self.seconds: float | None = None
-        """The whole time; None where nothing is known."""
-        if earlier is not None:
-            self.seconds = earlier["seconds_per_voxel"] * self._voxels + (
-                0.0 if is_warm else earlier["starting_s"]
-            )
-        self._earlier, self._is_warm = earlier, is_warm
-
-    def remember(self, elapsed_s: float, timings_s: dict[str, float]) -> None:
-        """Keep how long it took; a run with the model loaded tells nothing new of starting and loading."""
-        worked = sum(timings_s.values()) - timings_s["load_checkpoint"]
-        starting = max(elapsed_s - worked, 0.0)
-        if self._is_warm and self._earlier is not None:
-            starting = self._earlier["starting_s"]
-        _write_times(self._key, {"seconds_per_voxel": worked / self._voxels, "starting_s": starting})
-
-
-def _read_times() -> dict[str, dict[str, float]]:
-    """Return what is remembered; what is damaged counts as forgotten."""
-    try:
-        content = json.loads((home() / TIMES_FILE).read_text("utf-8"))
-        return {
-            str(key): {name: float(one[name]) for name in ("seconds_per_voxel", "starting_s")}
-            for key, one in content.items()
-            if all(0 <= one[name] < 1e9 for name in ("seconds_per_voxel", "starting_s"))
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}
-
-
-def _write_times(key: str, times: dict[str, float]) -> None:
-    """Remember the times of one kind of request, among at most 200; a disk that cannot be written does not matter."""
-    known = {other: known for other, known in _read_times().items() if other != key}
-    kept = dict([*known.items(), (key, times)][-200:])
-    try:
-        home().mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=home(), prefix=f".{TIMES_FILE}-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(kept, file, indent=1)
-        Path(name).replace(home() / TIMES_FILE)
-    except OSError as error:
-        logger.debug("%s: the time was not remembered: %s", home(), error)
+def _expected(request: Request, is_warm: bool) -> Expected:
+    shape = request.volume.shape
+    if request.box is not None:
+        shape = [high - low for low, high in request.box]
+    return Expected(request.checkpoint, request.options, int(np.prod(shape)), is_warm)

@@ -160,7 +160,7 @@ def segment_file(
     paths = [path, *map(Path, channels)]
     with clock("read"):
         progress(0.0, "Reading the image")
-        geometry = _stack_geometry(checkpoint.card, spacing_mm)
+        geometry = stack_geometry(checkpoint.card, spacing_mm)
         volume = read_volume(path, geometry, spacing_mm is not None)
         others = [_read_channel(one, geometry, spacing_mm is not None) for one in paths[1:]]
         digests = [hash_input(one) for one in paths]
@@ -223,7 +223,8 @@ def case_name(path: Path) -> str:
     return name if Path(path).is_dir() else Path(name).stem
 
 
-def _stack_geometry(card: Card, spacing_mm: tuple[float, float, float] | None) -> StackGeometry | None:
+def stack_geometry(card: Card, spacing_mm: tuple[float, float, float] | None = None) -> StackGeometry | None:
+    """Return where a stack that states no geometry lies, by the card: None where it does not say, nor `spacing_mm`."""
     if spacing_mm is not None:
         return StackGeometry(
             spacing_mm, card.input.orientation, f"--spacing, axes as {card.name} was trained"

@@ -41,8 +41,8 @@ LABELS, DOUBT, RESULT = "labels.npy", "uncertainty.npy", "result.json"
 PROGRESS_SECONDS = 0.05
 """Progress goes out at most this often; the last word always does."""
 NO_MEMORY = (
-    "the memory of this machine does not suffice for this image and checkpoint. Close other programs, choose a region "
-    "of interest, or resample the image to larger voxels, then run again."
+    "the memory of this machine does not suffice for this image and checkpoint. Close other programs, take only a "
+    "region of interest, or resample the image to larger voxels, then run again."
 )
 
 
@@ -362,17 +362,15 @@ def _end(folder: Path) -> NoReturn:
             with suppress(psutil.Error):
                 child.kill()
         if (folder / MARKER).is_file():
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.rmtree(
-                folder, ignore_errors=True
-            )  # the work that still goes on may just have written a file
+            for _ in range(2):  # the work that still goes on may just have written a file
+                shutil.rmtree(folder, ignore_errors=True)
     finally:
         os._exit(0)
 
 
 def _listen(stream: BinaryIO, requests: queue.SimpleQueue, folder: Path) -> None:
-    """Take in requests until the parent is gone."""
-    with suppress(OSError):
+    """Take in requests until the parent is gone, be it in the middle of a line."""
+    with suppress(OSError, ValueError):
         for line in stream:
             requests.put(json.loads(line))
     _end(folder)

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from thoraxseg.checkpoints import install, list_cards, sample_path
-from thoraxseg.demo import REAL_CHECKPOINT, REAL_SAMPLE
-from thoraxseg.io import StackGeometry, read_volume
+from thoraxseg.checkpoints import install
+from thoraxseg.demo import REAL_CHECKPOINT
+from thoraxseg.demo import real_mouse as installed_mouse
 from thoraxseg.phantoms import human_chest_ct, mouse_micro_ct, mouse_mri
 from thoraxseg.volume import Volume
 
@@ -23,9 +23,7 @@ WIDTH_PX, HEIGHT_PX = 260, 280
 def real_mouse() -> Volume:
     """Return the published mouse MRI."""
     install(REAL_CHECKPOINT)
-    card = list_cards()[REAL_CHECKPOINT]
-    geometry = StackGeometry(card.input.stack_spacing_mm, card.input.orientation, "its card")
-    return read_volume(sample_path(card, REAL_SAMPLE), geometry)
+    return installed_mouse()
 
 
 def thumbnail(volume: Volume, low: float, high: float, depth: float = 0.5) -> Image.Image:

@@ -159,7 +159,9 @@ def test_the_summary_is_one_table_with_units_in_its_headers(time, volumeNode, cl
     time.manualReferenceMinutes = 40
     table = time.table()
     assert time.table() is table
-    shown = [f"{column.title} [{column.unit}]" for column in table_columns(table)]  # as Slicer's tables have it
+    shown = [
+        f"{column.title} [{column.unit}]" for column in table_columns(table)
+    ]  # as Slicer's tables have it
     for header in ("Total [s]", "Total [min]", "By hand [min]", "Editing Heart [s]", "Saved with review [%]"):
         assert header in shown
     (row,) = table_rows(table)

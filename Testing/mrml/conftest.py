@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from Testing.made_results import bent_transform
+
 
 def rotation(axis: tuple[float, float, float], degrees: float) -> np.ndarray:
     """Return the `(3, 3)` rotation about an axis (Rodrigues' formula)."""
@@ -104,22 +106,7 @@ def make_volume(scene, to_vtk, image_of, ramp):
 @pytest.fixture
 def warp(scene):
     """A non-linear transform node."""
-    import slicer
-    import vtk
-
-    spline = vtk.vtkThinPlateSplineTransform()
-    source, target = vtk.vtkPoints(), vtk.vtkPoints()
-    for n in range(8):
-        corner = (n % 2 * 50.0, n // 2 % 2 * 50.0, n // 4 * 50.0)
-        source.InsertNextPoint(corner)
-        target.InsertNextPoint(corner[0] + n * n, *corner[1:])
-    spline.SetSourceLandmarks(source)
-    spline.SetTargetLandmarks(target)
-    node = slicer.vtkMRMLTransformNode()
-    node.SetName("warp")
-    scene.AddNode(node)
-    node.SetAndObserveTransformToParent(spline)
-    return node
+    return bent_transform(scene)
 
 
 @pytest.fixture

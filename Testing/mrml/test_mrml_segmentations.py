@@ -142,7 +142,8 @@ def test_the_volume_node_is_not_altered(make_volume, ijk_to_ras, parent):
             node.GetSpacing(),
             node.GetOrigin(),
             [matrix.GetElement(r, c) for r in range(4) for c in range(4)],
-            node.GetTransformNodeID(),
+            node.GetParentTransformNode(),  # asking for its ID would modify the node
+            node.GetMTime(),
             image.GetMTime(),
             image.GetPointData().GetScalars().GetMTime(),
         )

@@ -111,7 +111,8 @@ def test_the_volume_node_is_not_altered(make_volume, doubt, ijk_to_ras, parent):
             scalars.GetMTime(),
             node.GetSpacing(),
             node.GetOrigin(),
-            node.GetTransformNodeID(),
+            node.GetParentTransformNode(),  # asking for its ID would modify the node
+            node.GetMTime(),
         )
 
     before = state()

@@ -60,6 +60,24 @@ def test_a_geometry_that_a_stretching_parent_would_shear_is_held_without_parent(
     assert np.abs(volume_from_node(copy).ijk_to_ras - matrix).max() < 1e-9
 
 
+def test_an_assumed_geometry_stays_assumed_with_the_node_and_with_the_scene(make_volume, scene):
+    user = make_volume()
+    stated = volume_from_node(user)
+    assert not stated.geometry_assumed
+    assert not volume_from_node(volume_to_node(stated, user)).geometry_assumed
+    copy = volume_to_node(replace(stated, geometry_assumed=True), user, name="copy")
+    assert volume_from_node(copy).geometry_assumed
+    scene.SetSaveToXMLString(1)
+    scene.Commit()
+    loaded = slicer.vtkMRMLScene()
+    loaded.SetLoadFromXMLString(1)
+    loaded.SetSceneXMLString(scene.GetSceneXMLString())
+    loaded.Import()
+    again = loaded.GetFirstNodeByName("copy")
+    again.SetAndObserveImageData(copy.GetImageData())
+    assert volume_from_node(again).geometry_assumed
+
+
 def test_notes_stay_with_the_node_and_with_the_scene_and_transforms_are_told_anew(make_volume, scene):
     user = make_volume(parent=np.diag([-1.0, 1, 1, 1]))
     volume = volume_from_node(user).with_notes('said "so"; 100 % <b> \N{GREEK SMALL LETTER MU}m', "and again")

@@ -108,6 +108,17 @@ def test_a_gpu_that_cannot_be_asked_does_not_hide_what_is_known(free):
     assert forecast_memory(CUBE, CARD, "cuda", SPACING).level is Level.RED
 
 
+def test_asking_for_a_gpu_does_not_load_torch():
+    code = (
+        "import sys; from thoraxseg.checkpoints import list_cards; from thoraxseg.precheck import forecast_memory; "
+        "forecast_memory((8, 8, 8), list_cards()['phantom-threshold'], 'cuda'); print('torch' in sys.modules)"
+    )
+    outcome = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert outcome.stdout.strip() == "False"
+
+
 def test_an_unknown_device_is_refused():
     with pytest.raises(OptionError, match="auto, cpu or cuda, got 'tpu'"):
         forecast_memory(CUBE, CARD, "tpu")

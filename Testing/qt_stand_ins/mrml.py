@@ -351,6 +351,7 @@ class qMRMLTableView(QtWidgets.QTableView, _SceneHolder):
         if node is not None:
             self.destroyed.connect(functools.partial(_endObservations, [(node, self._tag)]))
         self._fill()
+        self.resizeColumnsToContents()
 
     def sortFilterProxyModel(self):
         return self.model()
@@ -366,18 +367,24 @@ class qMRMLTableView(QtWidgets.QTableView, _SceneHolder):
         table = self._node.GetTable() if self._node is not None else None
         if table is None:
             return
-        columns = [table.GetColumn(index) for index in range(table.GetNumberOfColumns())]
-        titles = [column.GetName() for column in columns]
+        names = [table.GetColumn(index).GetName() for index in range(table.GetNumberOfColumns())]
         rows = [
-            [table.GetValue(row, column).ToString() for column in range(len(columns))]
+            [table.GetValue(row, column).ToString() for column in range(len(names))]
             for row in range(table.GetNumberOfRows())
         ]
-        if self._node.GetUseColumnTitleAsColumnHeader() or not self._firstRowLocked:
-            self._cells.setHorizontalHeaderLabels(titles)
-        else:
-            rows = [titles, *rows]
+        if self._node.GetUseColumnTitleAsColumnHeader():
+            self._cells.setHorizontalHeaderLabels([self._titleOf(name) for name in names])
+        else:  # the names are an editable first row beneath the letters of a spreadsheet
+            self._cells.setHorizontalHeaderLabels([chr(ord("A") + index % 26) for index in range(len(names))])
+            rows = [names, *rows]
         for row in rows:
             self._cells.appendRow([QtGui.QStandardItem(cell) for cell in row])
+
+
+    def _titleOf(self, name: str) -> str:
+        """Return what qMRMLTableModel puts above a column: its title, else its name, and its unit."""
+        unit = self._node.GetColumnUnitLabel(name)
+        return (self._node.GetColumnTitle(name) or name) + (f" [{unit}]" if unit else "")
 
 
 class qMRMLSliderWidget(ctk.ctkSliderWidget, _SceneHolder):

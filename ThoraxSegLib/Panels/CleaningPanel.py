@@ -12,7 +12,7 @@ from thoraxseg.options import Postprocess
 from thoraxseg.postprocess.cleaning import Cleaning
 from ThoraxSegLib import Nodes
 from ThoraxSegLib.Panels import Panel
-from ThoraxSegLib.Panels.Parts import enableUnless, tell
+from ThoraxSegLib.Panels.Parts import enableUnless, fillChecked, tell
 from ThoraxSegLib.Parameters import CleaningPack, fromPack
 
 PREVIEW_AFTER_MS = 400
@@ -189,17 +189,14 @@ class CleaningPanel(Panel):
 
     def _fillStructures(self, node) -> None:
         """List the segments with a check box each; none named in the parameters means all."""
-        listWidget = self.ui.structuresListWidget
-        wasBlocked = listWidget.blockSignals(True)
-        listWidget.clear()
+        entries = []
         if node is not None:
             chosen, segmentation = self._named(), node.GetSegmentation()
-            for key in segmentation.GetSegmentIDs():
-                listWidget.addItem(segmentation.GetSegment(key).GetName())
-                item = listWidget.item(listWidget.count - 1)
-                item.setData(qt.Qt.UserRole, key)
-                item.setCheckState(qt.Qt.Checked if not chosen or key in chosen else qt.Qt.Unchecked)
-        listWidget.blockSignals(wasBlocked)
+            entries = [
+                (segmentation.GetSegment(key).GetName(), key, not chosen or key in chosen)
+                for key in segmentation.GetSegmentIDs()
+            ]
+        fillChecked(self.ui.structuresListWidget, entries)
 
     def _checkpointRules(self, node) -> list[str]:
         """Return what the checkpoint that made the contours cleans up by itself, in words."""

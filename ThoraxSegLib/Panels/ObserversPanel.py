@@ -8,7 +8,7 @@ from slicer.i18n import tr as _
 from thoraxseg.mrml.views import nodes_of
 from ThoraxSegLib.Observers import RULES
 from ThoraxSegLib.Panels import Panel
-from ThoraxSegLib.Panels.Parts import TableSection, enableUnless, showChart, tell
+from ThoraxSegLib.Panels.Parts import TableSection, enableUnless, fillChecked, showChart, tell
 
 
 class ObserversPanel(Panel):
@@ -161,14 +161,8 @@ class ObserversPanel(Panel):
 
     def _fillSegmentations(self) -> None:
         """List the contours of the scene with a check box each."""
-        listWidget = self.ui.segmentationsListWidget
-        wasBlocked = listWidget.blockSignals(True)
-        listWidget.clear()
         chosen = self._chosen()
-        for node in nodes_of(self.logic.scene, "vtkMRMLSegmentationNode"):
-            if not node.GetHideFromEditors():
-                listWidget.addItem(node.GetName())
-                item = listWidget.item(listWidget.count - 1)
-                item.setData(qt.Qt.UserRole, node.GetID())
-                item.setCheckState(qt.Qt.Checked if node in chosen else qt.Qt.Unchecked)
-        listWidget.blockSignals(wasBlocked)
+        nodes = nodes_of(self.logic.scene, "vtkMRMLSegmentationNode")
+        listed = [node for node in nodes if not node.GetHideFromEditors()]
+        entries = [(node.GetName(), node.GetID(), node in chosen) for node in listed]
+        fillChecked(self.ui.segmentationsListWidget, entries)

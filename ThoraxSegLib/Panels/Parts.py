@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from slicer.i18n import tr as _
 
 OWN_TIP = "ThoraxSegToolTip"
 """Dynamic property that keeps the tooltip of the .ui file while a reason stands in its place."""
+
+
+LONG_WORD = 24
+"""Letters that stand together in any panel; longer words, as names of scans are, may be broken."""
+TECHNICAL_COLUMNS = ("key",)
+"""Columns for programs: kept in the table, its file and the clipboard, not shown."""
 
 
 def enableUnless(reason: str, *widgets) -> None:
@@ -33,8 +40,46 @@ def _plain(text: str) -> str:
 def tell(label, sentences: str | Sequence[str]) -> None:
     """Show sentences in a label, each on a line of its own; without any the label takes no room."""
     lines = [sentences] if isinstance(sentences, str) else list(sentences)
-    label.text = "\n".join(line for line in lines if line)
+    label.text = breakable("\n".join(line for line in lines if line))
     label.visible = bool(label.text)
+
+
+def breakable(text: str) -> str:
+    """Return text in which long words may go on in the next line: else a long name makes the whole module wide.
+
+    Where a word has no place to break it, such as an underscore, it may break anywhere. The marks have no width.
+    """
+
+    def marked(found: re.Match) -> str:
+        parts = re.sub(r"([_\-./\\])", "\\1\u200b", found[0]).split("\u200b")
+        pieces = (part[n : n + LONG_WORD] for part in parts for n in range(0, len(part), LONG_WORD))
+        return "\u200b".join(pieces)
+
+    return re.sub(rf"\S{{{LONG_WORD + 1},}}", marked, text)
+
+
+def fillChecked(listWidget, entries: Sequence[tuple[str, str, bool]]) -> None:
+    """Let a list show entries (text, key, whether it is checked); one that shows them already is left as it is.
+
+    So what was scrolled to stays in sight when a box is checked. No signal is sent.
+    """
+    items = [listWidget.item(row) for row in range(listWidget.count)]
+    shown = [
+        (item.text(), item.data(qt.Qt.UserRole), item.checkState() == qt.Qt.Checked) for item in items
+    ]
+    if shown == list(entries):
+        return
+    wasBlocked = listWidget.blockSignals(True)
+    if [key for _text, key, _isChecked in shown] != [key for _text, key, _isChecked in entries]:
+        listWidget.clear()
+        for text, _key, _isChecked in entries:
+            listWidget.addItem(text)
+    for row, (text, key, isChecked) in enumerate(entries):
+        item = listWidget.item(row)
+        item.setText(text)
+        item.setData(qt.Qt.UserRole, key)
+        item.setCheckState(qt.Qt.Checked if isChecked else qt.Qt.Unchecked)
+    listWidget.blockSignals(wasBlocked)
 
 
 def showChart(chartNode) -> None:
@@ -85,7 +130,17 @@ class TableSection:
             self._sorted = ("", True)
             self.view.horizontalHeader().setSortIndicatorShown(False)
             self.view.setMRMLTableNode(tableNode)
+        self._fitColumns()
         enableUnless(reason, self.copyButton, self.saveButton)
+
+    def _fitColumns(self) -> None:
+        """Hide what is for programs only, and make the other columns as wide as what is in them."""
+        node = self.node
+        if node is None:
+            return
+        for column in range(node.GetNumberOfColumns()):
+            self.view.setColumnHidden(column, node.GetColumnName(column) in TECHNICAL_COLUMNS)
+        self.view.resizeColumnsToContents()
 
     def onClickedRow(self, handle: Callable[[int], None]) -> None:
         """Call a function with the row of the node that was clicked."""

@@ -162,10 +162,9 @@ class PreflightPanel(Panel):
         fix = FIXES[key]
         self._fix = key
         ui, volumeNode = self.ui, self.parameters.inputVolume
-        ui.fixGroup.title = _("{title}, on a copy of {volume}").format(
-            title=fix.title, volume=volumeNode.GetName()
-        )
-        tell(ui.fixSentenceLabel, fix.sentence)
+        ui.fixGroup.title = _("{title}, on a copy").format(title=fix.title)
+        copied = _("The copy is made of {volume}, which stays as it is.").format(volume=volumeNode.GetName())
+        tell(ui.fixSentenceLabel, [fix.sentence, copied])
         for widget in (ui.codesLabel, ui.codesEdit):
             widget.visible = "codes" in fix.parameters
         for widget in (ui.spacingLabel, ui.spacingRow):

@@ -8,6 +8,7 @@ from slicer.util import VTKObservationMixin
 
 from thoraxseg.errors import ThoraxSegError
 from ThoraxSegLib import Nodes
+from ThoraxSegLib.Measurements import volumeToMeasureOn
 from ThoraxSegLib.Panels import Panel
 from ThoraxSegLib.Panels.Parts import enableUnless, showChart, tell
 from ThoraxSegLib.Review import Verdict
@@ -78,8 +79,10 @@ class ReviewPanel(Panel, VTKObservationMixin):
     def refresh(self) -> None:
         """Follow the parameters: the chosen contours, their doubt, their verdict."""
         parameters = self.parameters
+        if parameters is not None:
+            self._followVolume(parameters)
         node = parameters.segmentation if parameters is not None else None
-        if node is not self._segmentationNode:
+        if node is not self._segmentationNode or _problemOf(node) != self._problem:
             self._choose(node)
         reason = (
             self._problem if node is not None else _("No contours are chosen: run, or choose them above.")
@@ -183,9 +186,12 @@ class ReviewPanel(Panel, VTKObservationMixin):
         """Let go of the nodes before they are gone."""
         self.removeObservers()
         self._quiet.stop()
-        self.ui.segmentEditorWidget.setSegmentationNode(None)
+        self._openInEditor(None)
         self.ui.segmentEditorWidget.removeViewObservations()
         self._forget()
+        tell(self.ui.doubtfulLabel, "")
+        self._fillStructures()
+        self._drawProfile()
 
     def cleanup(self) -> None:
         """Let go of everything."""
@@ -212,14 +218,30 @@ class ReviewPanel(Panel, VTKObservationMixin):
 
     def _forget(self) -> None:
         self._segmentationNode = self._editorNode = None
+        self._followed = (None, None)
         self._problem = ""
         self._profile = self._here = None
+
+    def _followVolume(self, parameters) -> None:
+        """When another volume is chosen, look at its own newest result or at none: never on at another animal's.
+
+        Parameters that are new here, as those of a loaded scene, are taken as they are.
+        """
+        wasParameters, wasVolume = self._followed
+        volume = parameters.inputVolume
+        self._followed = (parameters, volume)
+        if parameters is not wasParameters or volume is wasVolume or volume is None:
+            return
+        node = parameters.segmentation
+        if node is None or Nodes.referenceVolume(node) is not volume:
+            results = Nodes.resultsOf(self.logic.scene, volume, self.logic.task.key)
+            parameters.segmentation = results[-1] if results else None
 
     def _choose(self, node) -> None:
         """Take up other contours: show them, open them in the editor, draw their doubt."""
         if self._segmentationNode is not None:
             self.removeObservers(self.onContoursModified)
-        self._segmentationNode, self._problem = node, ""
+        self._segmentationNode, self._problem = node, _problemOf(node)
         self._here = self._profile = None
         tell(self.ui.doubtfulLabel, "")
         self._openInEditor(node)
@@ -232,10 +254,8 @@ class ReviewPanel(Panel, VTKObservationMixin):
                 segmentation.SegmentModified,
             ):
                 self.addObserver(segmentation, event, self.onContoursModified)
-            try:
+            if not self._problem:
                 self._show(node)
-            except ThoraxSegError as error:
-                self._problem = str(error)
         self._fillStructures()
         self._drawProfile()
         self.tellActivity()
@@ -254,7 +274,8 @@ class ReviewPanel(Panel, VTKObservationMixin):
         """Say what is out of date, what the run warned of, and what was judged."""
         node, review = self._segmentationNode, self.logic.review
         record = Nodes.recordOf(node) if node is not None else {}
-        tell(self.ui.stalenessLabel, review.staleness(node) if node is not None else "")
+        stale = [self._whoseContours(node), review.staleness(node)] if node is not None else []
+        tell(self.ui.stalenessLabel, stale)
         tell(
             self.ui.warningsLabel,
             [_("Note: {text}").format(text=text) for text in record.get("warnings", ())],
@@ -263,6 +284,16 @@ class ReviewPanel(Panel, VTKObservationMixin):
         for button, verdict in self._verdictButtons().items():
             button.checked = verdict is said
         tell(self.ui.verdictLabel, said.label() + "." if node is not None else "")
+
+    def _whoseContours(self, node) -> str:
+        """Return a warning where these are the contours of another volume than the one chosen under Inputs."""
+        volumeNode = Nodes.referenceVolume(node)
+        inputVolume = self.parameters.inputVolume if self.parameters is not None else None
+        if inputVolume is None or volumeNode is None or volumeNode is inputVolume:
+            return ""
+        return _("These contours are of {volume}; under Inputs {other} is chosen.").format(
+            volume=volumeNode.GetName(), other=inputVolume.GetName()
+        )
 
     def _verdictButtons(self) -> dict:
         return {
@@ -276,7 +307,8 @@ class ReviewPanel(Panel, VTKObservationMixin):
     def _openInEditor(self, node) -> None:
         editor = self.ui.segmentEditorWidget
         if node is None:
-            editor.setSegmentationNode(None)
+            if self._editorNode is not None:  # without its node the editor complains
+                editor.setSegmentationNode(None)
             return
         if self._editorNode is None:
             self._editorNode = self._ownEditorNode()
@@ -381,6 +413,16 @@ class ReviewPanel(Panel, VTKObservationMixin):
         ui.legendHighLabel.text = _("{highest}: no idea").format(highest=highest)
         ui.legendRow.toolTip = quantity.get("name", "")
         ui.legendColorsLabel.setPixmap(_legendOf(colors))
+
+
+def _problemOf(node) -> str:
+    """Return why contours cannot be shown over their volume, "" where they can or there are none."""
+    try:
+        if node is not None:
+            volumeToMeasureOn(node)
+    except ThoraxSegError as error:
+        return str(error)
+    return ""
 
 
 def _stripOf(values, here: int | None):

@@ -10,6 +10,7 @@ from thoraxseg.job import State
 from thoraxseg.options import SegmentOptions
 from thoraxseg.precheck import Level
 from ThoraxSegLib import Dependencies
+from ThoraxSegLib.Nodes import referenceVolume
 from ThoraxSegLib.Panels import Panel
 from ThoraxSegLib.Panels.Parts import enableUnless, tell
 from ThoraxSegLib.Panels.PreflightPanel import isRefused
@@ -32,6 +33,11 @@ class RunPanel(Panel):
         self.ui.runButton.connect("clicked(bool)", self.onRun)
         self.ui.cancelButton.connect("clicked(bool)", self.onCancel)
         self.ui.copyLogButton.connect("clicked(bool)", self.onCopyLog)
+
+    def onSceneClosing(self) -> None:
+        """Forget a run that has ended; how one ends that goes on is still told."""
+        if self._isTold:
+            self._run = None
 
     def cleanup(self) -> None:
         """Let go of the run; the logic ends it."""
@@ -99,14 +105,22 @@ class RunPanel(Panel):
         elif state is State.CANCELLED:
             self.widget.say(run.message)
         elif run.segmentationNode is not None:
-            if self.parameters is not None:
+            if self._isAwaited():
                 self.parameters.segmentation = run.segmentationNode  # the review panel shows what is chosen
-            self.widget.say(
-                _("{name} is ready: look where the model doubts, then accept or correct.").format(
-                    name=run.segmentationNode.GetName()
-                )
-            )
+                sentence = _("{name} is ready: look where the model doubts, then accept or correct.")
+            else:
+                sentence = _("{name} is ready: choose it under Review when you are done here.")
+            self.widget.say(sentence.format(name=run.segmentationNode.GetName()))
         self.widget.refresh()
+
+    def _isAwaited(self) -> bool:
+        """Tell whether nobody looks at another animal, which the result of the run would take from under the hand."""
+        if self.parameters is None:
+            return False
+        looksAt = self.parameters.inputVolume
+        if self.parameters.segmentation is not None:
+            looksAt = referenceVolume(self.parameters.segmentation)
+        return looksAt is self._run.volumeNode
 
     # What is shown
 
@@ -138,13 +152,24 @@ class RunPanel(Panel):
             tell(ui.warningsLabel, "")
             return
         ui.progressBar.value = round(100 * run.fraction)
-        tell(ui.progressLabel, run.message)
+        tell(ui.progressLabel, self._message())
         tell(ui.timeLabel, timesOf(run))
         tell(ui.warningsLabel, [_("Warning: {text}").format(text=text) for text in run.warnings])
         log = run.logText
         if ui.logText.toPlainText() != log:
             ui.logText.setPlainText(log)
             ui.logText.moveCursor(qt.QTextCursor.End)
+
+
+    def _message(self) -> str:
+        """Return what goes on or how it ended, and with which volume where that is not the chosen one."""
+        run = self._run
+        text = run.message
+        if run.state is State.DONE and run.segmentationNode is None:
+            text = _("The contours of this run were removed from the scene.")
+        if self.parameters is None or self.parameters.inputVolume is run.volumeNode:
+            return text
+        return _("{volume}: {text}").format(volume=run.volumeNode.GetName(), text=text)
 
 
 def timesOf(run) -> str:

@@ -14,8 +14,9 @@ from thoraxseg.cli.reproducing import reproduce
 from thoraxseg.cli.segmenting import demo, segment, sweep
 from thoraxseg.cli.stops import STOPS, asked_to_stop, ended_by_signals, stopped
 from thoraxseg.cli.study import study
-from thoraxseg.errors import EXIT_STATUS, ThoraxSegError
+from thoraxseg.errors import EXIT_STATUS, InputError, ThoraxSegError
 from thoraxseg.progress import Cancelled
+from thoraxseg.worker import NO_MEMORY
 
 STATUS_HELP = "\b\nExit status:\n" + "\n".join(f"  {n:>3}  {text}" for n, text in EXIT_STATUS.items())
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -73,8 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return _fail(text + "Check the path and the disk; result files that are there are whole.", 5, debug)
     except MemoryError:
-        text = "out of memory: expected enough RAM for this image; close programs or crop it."
-        return _fail(text, 1, debug)
+        return _fail(NO_MEMORY, InputError.exit_status, debug)
     except Exception as error:
         text = f"unexpected {type(error).__name__}: {error}. This is a defect; run again with --debug and report it."
         return _fail(text, 1, debug)

@@ -12,6 +12,7 @@ from thoraxseg.mrml.grids import (
     from_vtk,
     largest_corner_shift,
     local_to_world,
+    parent_id,
     to_vtk,
 )
 from thoraxseg.mrml.segmentations import segmentation_from_node
@@ -68,7 +69,7 @@ def volume_of_grid(scene, grid: Grid, name: str, beside=None):
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
     local = grid.world
     if beside is not None:
-        node.SetAndObserveTransformNodeID(beside.GetTransformNodeID())
+        node.SetAndObserveTransformNodeID(parent_id(beside))
         local = np.linalg.solve(local_to_world(beside), grid.world)
     _give_grid(node, grid.shape, local)
     return node

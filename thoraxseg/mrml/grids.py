@@ -153,6 +153,12 @@ def scene_of(volume_node, scene):
     return own
 
 
+def parent_id(node) -> str | None:
+    """Return the ID of a node's parent transform, None without one; `GetTransformNodeID` would modify the node."""
+    transform = node.GetParentTransformNode()
+    return transform.GetID() if transform is not None else None
+
+
 def to_vtk(matrix: np.ndarray):
     """Return a `(4, 4)` array as a vtkMatrix4x4."""
     import vtk

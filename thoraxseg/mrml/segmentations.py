@@ -19,6 +19,7 @@ from thoraxseg.mrml.grids import (
     largest_corner_shift,
     local_to_world,
     node_name,
+    parent_id,
     require_same_grid,
     scene_of,
     to_vtk,
@@ -60,7 +61,7 @@ def segmentation_to_node(
 
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name or segmentation.name)
     try:
-        node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
+        node.SetAndObserveTransformNodeID(parent_id(volume_node))
         node.SetReferenceImageGeometryParameterFromVolumeNode(volume_node)
         node.CreateDefaultDisplayNodes()
         layer = _layer_image(segmentation, grid)

@@ -6,7 +6,7 @@ import numpy as np
 
 from thoraxseg.errors import InputError
 from thoraxseg.mrml.colors import doubt_color_node
-from thoraxseg.mrml.grids import grid_of, node_name, require_same_grid, scene_of, to_vtk
+from thoraxseg.mrml.grids import grid_of, node_name, parent_id, require_same_grid, scene_of, to_vtk
 from thoraxseg.mrml.volumes import fill_image
 
 HIDDEN_FRACTION = 0.05
@@ -40,7 +40,7 @@ def uncertainty_to_node(array: np.ndarray, volume_node, maximum: float, scene=No
 
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
     try:
-        node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
+        node.SetAndObserveTransformNodeID(parent_id(volume_node))
         node.SetIJKToRASMatrix(to_vtk(grid.local))
         node.SetAndObserveImageData(_image(array))
         node.CreateDefaultDisplayNodes()

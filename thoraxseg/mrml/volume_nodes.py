@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from thoraxseg.errors import InputError
-from thoraxseg.mrml.grids import local_to_world, scene_of, to_vtk
-from thoraxseg.mrml.volumes import fill_image, keep_notes
+from thoraxseg.mrml.grids import local_to_world, parent_id, scene_of, to_vtk
+from thoraxseg.mrml.volumes import fill_image, keep_origin
 from thoraxseg.volume import Volume, check_geometry
 
 
@@ -17,8 +17,8 @@ def volume_to_node(volume: Volume, like=None, scene=None, name: str | None = Non
     that both follow when that is edited), its window, threshold and colors, and the unit of its voxels. `ijk_to_ras`
     is that of the patient in any case, as `volume_from_node` gives it: under a parent the node holds the geometry with
     the parent's transform taken out. Where that would shear the axes (a parent that stretches, and axes declared
-    anew), the new node has no parent, and the geometry of the patient. Notes of the volume stay with the node, in the
-    scene file too, and come back with `volume_from_node`.
+    anew), the new node has no parent, and the geometry of the patient. Notes of the volume, and that its geometry was
+    assumed, stay with the node, in the scene file too, and come back with `volume_from_node`.
 
     Raises InputError when neither `like` nor `scene` is given, or `like` is in no scene or another one, or under a
     transform that is not linear.
@@ -28,10 +28,9 @@ def volume_to_node(volume: Volume, like=None, scene=None, name: str | None = Non
     if scene is None:
         raise InputError(f"{volume.name}: expected a scene for the new volume, got none.")
     local, parent = volume.ijk_to_ras, None
-    transform = like.GetParentTransformNode() if like is not None else None
-    if transform is not None:
+    if like is not None and like.GetParentTransformNode() is not None:
         local = np.linalg.solve(local_to_world(like), volume.ijk_to_ras)
-        parent = transform.GetID()  # asking the volume for it would mark the volume as modified
+        parent = parent_id(like)
         try:
             check_geometry(local, volume.name)
         except InputError:
@@ -42,7 +41,7 @@ def volume_to_node(volume: Volume, like=None, scene=None, name: str | None = Non
         node.SetAndObserveTransformNodeID(parent)
         node.SetIJKToRASMatrix(to_vtk(local))
         node.SetAndObserveImageData(image)
-        keep_notes(node, volume.notes)
+        keep_origin(node, volume)
         node.CreateDefaultDisplayNodes()
         if like is not None:
             node.SetVoxelValueQuantity(like.GetVoxelValueQuantity())

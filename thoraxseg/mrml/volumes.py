@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,6 +11,8 @@ from thoraxseg.volume import Volume
 
 NOTES_ATTRIBUTE = "ThoraxSeg.Notes"
 """Of a volume that was made of another one: what was changed, as a JSON list of sentences."""
+ASSUMED_ATTRIBUTE = "ThoraxSeg.GeometryAssumed"
+"""Of a volume whose file states no geometry: "1"; spacing and orientation were supplied from outside."""
 _UNDER_A_TRANSFORM = "geometry includes the parent transform"
 
 
@@ -21,8 +22,8 @@ def volume_from_node(volume_node) -> Volume:
     `ijk_to_ras` is what `GetIJKToRASMatrix` says, bit for bit; under a linear parent transform it is
     transform x that, because left and right, spacing and mm3 must be true of what the user sees (a
     scan corrected by a turned or mirrored transform would otherwise get its lungs swapped). A note says
-    so; further notes are those that `volume_to_node` has left. The node is not altered, and later edits of the node do
-    not reach the copy.
+    so; further notes, and that the geometry was assumed, are what `volume_to_node` has left. The node is not altered,
+    and later edits of the node do not reach the copy.
 
     Raises InputError when the node is missing, not scalar, without voxels, or under a transform that is
     not linear or that shears it.
@@ -30,20 +31,27 @@ def volume_from_node(volume_node) -> Volume:
     grid = grid_of(volume_node)
     under = (f"{_UNDER_A_TRANSFORM} {grid.transform_name!r}",) if grid.transform_name else ()
     array = array_of(volume_node.GetImageData()).copy()
-    return Volume(array, grid.world, name=node_name(volume_node), notes=(*_kept_notes(volume_node), *under))
+    assumed = volume_node.GetAttribute(ASSUMED_ATTRIBUTE) == "1"
+    notes = (*_kept_notes(volume_node), *under)
+    return Volume(array, grid.world, node_name(volume_node), notes, geometry_assumed=assumed)
 
 
-def keep_notes(volume_node, notes: Sequence[str]) -> None:
-    """Have a node remember what was changed in its volume; a parent transform is not, the node itself tells it."""
-    kept = [note for note in notes if not note.startswith(_UNDER_A_TRANSFORM)]
+def keep_origin(volume_node, volume: Volume) -> None:
+    """Have a node remember what was changed in its volume, and whether its geometry was assumed.
+
+    A parent transform is not remembered: the node itself tells it.
+    """
+    kept = [note for note in volume.notes if not note.startswith(_UNDER_A_TRANSFORM)]
     if kept:
         volume_node.SetAttribute(NOTES_ATTRIBUTE, json.dumps(kept))
+    if volume.geometry_assumed:
+        volume_node.SetAttribute(ASSUMED_ATTRIBUTE, "1")
 
 
 def _kept_notes(volume_node) -> tuple[str, ...]:
     try:
         notes = json.loads(volume_node.GetAttribute(NOTES_ATTRIBUTE) or "[]")
-    except ValueError:  # edited by hand
+    except (ValueError, RecursionError):  # edited by hand
         return ()
     return tuple(map(str, notes)) if isinstance(notes, list) else ()
 

@@ -26,7 +26,6 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 from thoraxseg.checkpoints.card import Card
 from thoraxseg.errors import OptionError
@@ -180,12 +179,12 @@ def _free_memory() -> int | None:
 
 
 def _free_gpu_memory() -> int | None:
-    """Return the free bytes of the current GPU, None without torch or a GPU."""
-    if "torch" not in sys.modules and find_spec("torch") is None:
-        return None
-    import torch
+    """Return the free bytes of the current GPU, None without one or where torch is not loaded.
 
-    return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else None
+    It is not loaded for this: that takes seconds, and its own hold on the GPU would come off what is free.
+    """
+    torch = sys.modules.get("torch")
+    return int(torch.cuda.mem_get_info()[0]) if torch is not None and torch.cuda.is_available() else None
 
 
 def _gigabytes(count: int) -> str:

@@ -103,7 +103,7 @@ def test_set_spacing_asks_and_corrects_a_copy_which_is_chosen(panel, mouse, dial
     button(panel, "set_spacing").click()
     ui = panel.ui
     assert ui.fixGroup.isVisibleTo(panel.root)
-    assert "mouse" in ui.fixGroup.title
+    assert "made of mouse" in shown(ui.fixSentenceLabel)
     assert shown(ui.fixSentenceLabel) == FIXES["set_spacing"].sentence
     assert not ui.codesEdit.isVisibleTo(panel.root)
     assert (ui.spacingISpinBox.value, ui.spacingKSpinBox.value) == (wrong[0], wrong[2])
