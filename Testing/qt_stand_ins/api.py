@@ -91,6 +91,7 @@ API = {
             ),
             *("noneEnabled", "addEnabled", "removeEnabled", "editEnabled", "renameEnabled"),
             *("selectNodeUponCreation", "noneDisplay", "interactionNodeSingletonTag"),
+            "sizeAdjustPolicy",
         ),
         (
             *(

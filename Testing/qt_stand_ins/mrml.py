@@ -119,6 +119,11 @@ class qMRMLNodeComboBox(QtWidgets.QWidget, _SceneHolder):
 
     nodeTypes = Property("QStringList", lambda self: tuple(self._types), _setTypes)
     noneEnabled = Property(bool, lambda self: self._noneEnabled, _setNoneEnabled)
+    sizeAdjustPolicy = Property(
+        QtWidgets.QComboBox.SizeAdjustPolicy,
+        lambda self: self._combo.sizeAdjustPolicy,
+        lambda self, policy: self._combo.setSizeAdjustPolicy(policy),
+    )
     noneDisplay = Property(str, lambda self: self._noneText, _setNoneText)
     showHidden = Property(bool, lambda self: self._hidden, _setHidden)
     showChildNodeTypes = Property(bool, lambda self: self._children, _setChildren)
@@ -379,7 +384,6 @@ class qMRMLTableView(QtWidgets.QTableView, _SceneHolder):
             rows = [names, *rows]
         for row in rows:
             self._cells.appendRow([QtGui.QStandardItem(cell) for cell in row])
-
 
     def _titleOf(self, name: str) -> str:
         """Return what qMRMLTableModel puts above a column: its title, else its name, and its unit."""

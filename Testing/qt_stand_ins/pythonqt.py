@@ -279,6 +279,9 @@ class UiLoader(QtUiTools.QUiLoader):
             widget.__dict__.pop(name, None)
         widget.__dict__["_made"] = self._made  # or Python would forget what belongs to widgets that Qt keeps
         byName = {one.objectName: one for one in self._made}
+        for name, member, value in description.enumsOfStandIns:
+            kind, _, word = value.partition("::")
+            setattr(byName[name], member, getattr(getattr(QtWidgets, kind), word))
         for sender, signal, receiver, slot in description.connections:
             byName[sender].connect(signal, getattr(byName[receiver], slot.partition("(")[0]))
         return widget

@@ -38,13 +38,31 @@ class UiFile:
             if one.get("name") == "SlicerParameterName"
         }
 
+    @cached_property
+    def enumsOfStandIns(self) -> list[tuple[str, str, str]]:
+        """Widget, property and value, such as "QComboBox::NoInsert", of what stand-ins have in words."""
+        return [
+            (widget.get("name"), one.get("name"), one.findtext("enum"))
+            for widget in self.root.iter("widget")
+            if widget.get("class") in API
+            for one in widget.findall("property")
+            if one.find("enum") is not None
+        ]
+
     @property
     def withoutConnections(self) -> bytes:
-        """The file as Qt may load it: the loader makes the connections itself, stand-ins included."""
+        """The file as Qt may load it: the loader makes the connections itself, stand-ins included.
+
+        PySide6 cannot read an enum that is a property of a class made in Python: the loader sets those too.
+        """
         text = ElementTree.tostring(self.root)
         copy = ElementTree.fromstring(text)
         for one in copy.findall("connections"):
             copy.remove(one)
+        for widget in copy.iter("widget"):
+            for one in widget.findall("property") if widget.get("class") in API else ():
+                if one.find("enum") is not None:
+                    widget.remove(one)
         return ElementTree.tostring(copy)
 
 

@@ -48,14 +48,16 @@ def breakable(text: str) -> str:
     """Return text in which long words may go on in the next line: else a long name makes the whole module wide.
 
     Where a word has no place to break it, such as an underscore, it may break anywhere. The marks have no width.
+    Paths and addresses stay as they are: Qt breaks them after slashes, and who copies one wants no marks in it.
     """
 
     def marked(found: re.Match) -> str:
-        parts = re.sub(r"([_\-./\\])", "\\1\u200b", found[0]).split("\u200b")
-        pieces = (part[n : n + LONG_WORD] for part in parts for n in range(0, len(part), LONG_WORD))
-        return "\u200b".join(pieces)
+        parts = re.findall(r"[^_.-]*[_.-]?", found[0])
+        return "\u200b".join(
+            part[n : n + LONG_WORD] for part in parts for n in range(0, len(part), LONG_WORD)
+        )
 
-    return re.sub(rf"\S{{{LONG_WORD + 1},}}", marked, text)
+    return re.sub(rf"(?<!\S)[^\s/\\]{{{LONG_WORD + 1},}}(?!\S)", marked, text)
 
 
 def fillChecked(listWidget, entries: Sequence[tuple[str, str, bool]]) -> None:
@@ -64,9 +66,7 @@ def fillChecked(listWidget, entries: Sequence[tuple[str, str, bool]]) -> None:
     So what was scrolled to stays in sight when a box is checked. No signal is sent.
     """
     items = [listWidget.item(row) for row in range(listWidget.count)]
-    shown = [
-        (item.text(), item.data(qt.Qt.UserRole), item.checkState() == qt.Qt.Checked) for item in items
-    ]
+    shown = [(item.text(), item.data(qt.Qt.UserRole), item.checkState() == qt.Qt.Checked) for item in items]
     if shown == list(entries):
         return
     wasBlocked = listWidget.blockSignals(True)

@@ -10,7 +10,7 @@ from thoraxseg.job import State
 from thoraxseg.options import SegmentOptions
 from thoraxseg.precheck import Level
 from ThoraxSegLib import Dependencies
-from ThoraxSegLib.Nodes import referenceVolume
+from ThoraxSegLib.Nodes import KIND_ATTRIBUTE, referenceVolume
 from ThoraxSegLib.Panels import Panel
 from ThoraxSegLib.Panels.Parts import enableUnless, tell
 from ThoraxSegLib.Panels.PreflightPanel import isRefused
@@ -137,6 +137,11 @@ class RunPanel(Panel):
         parameters = self.parameters
         if parameters is None:
             return _("The scene is being closed.")
+        volumeNode = parameters.inputVolume
+        if volumeNode is not None and volumeNode.GetAttribute(KIND_ATTRIBUTE):
+            return _("{name} was made by ThoraxSeg, it is no scan. Choose the scan.").format(
+                name=volumeNode.GetName()
+            )
         reason = self.logic.runs.canRun(
             parameters.inputVolume, parameters.checkpoint, parameters.regionOfInterest
         )
@@ -154,12 +159,14 @@ class RunPanel(Panel):
         ui.progressBar.value = round(100 * run.fraction)
         tell(ui.progressLabel, self._message())
         tell(ui.timeLabel, timesOf(run))
-        tell(ui.warningsLabel, [_("Warning: {text}").format(text=text) for text in run.warnings])
+        warnings = [_("Warning: {text}").format(text=text) for text in run.warnings]
+        # A note may say that contours which a person corrected were hidden: that must not be in the log alone.
+        notes = [_("Note: {text}").format(text=text) for text in run.notes]
+        tell(ui.warningsLabel, warnings + notes)
         log = run.logText
         if ui.logText.toPlainText() != log:
             ui.logText.setPlainText(log)
             ui.logText.moveCursor(qt.QTextCursor.End)
-
 
     def _message(self) -> str:
         """Return what goes on or how it ended, and with which volume where that is not the chosen one."""
@@ -167,7 +174,8 @@ class RunPanel(Panel):
         text = run.message
         if run.state is State.DONE and run.segmentationNode is None:
             text = _("The contours of this run were removed from the scene.")
-        if self.parameters is None or self.parameters.inputVolume is run.volumeNode:
+        isOfChosen = self.parameters is None or self.parameters.inputVolume is run.volumeNode
+        if isOfChosen or run.error:  # an error names its volume itself
             return text
         return _("{volume}: {text}").format(volume=run.volumeNode.GetName(), text=text)
 

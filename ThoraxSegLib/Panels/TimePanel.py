@@ -12,8 +12,8 @@ from slicer.i18n import tr as _
 
 from thoraxseg.mrml.views import nodes_of
 from thoraxseg.study import PAPER_MANUAL_MIN
-from ThoraxSegLib.ContouringTime import LOG
-from ThoraxSegLib.Nodes import KIND_ATTRIBUTE
+from ThoraxSegLib.ContouringTime import LOG, TABLE
+from ThoraxSegLib.Nodes import KIND_ATTRIBUTE, nodesOfKind
 from ThoraxSegLib.Panels import Panel
 from ThoraxSegLib.Panels.Parts import askWhereToSave, enableUnless, tell
 
@@ -70,6 +70,7 @@ class TimePanel(Panel):
         enableUnless(nothing, ui.updateTimeTableButton, ui.exportTimeButton)
         ui.studyPathLineEdit.text = str(time.studyPath or "")
         enableUnless("" if time.studyPath else _("No study file is chosen."), ui.forgetStudyButton)
+        self._followTable()
         isDue = clock.monotonic() - self._summedAt >= SUM_EVERY_SECONDS
         if isDue or self._summedFor != self._whatCounts():
             self._sumUp()
@@ -174,6 +175,13 @@ class TimePanel(Panel):
     def _showTable(self, tableNode) -> None:
         self.ui.timeTableView.setMRMLTableNode(tableNode)
         self.ui.timeTableView.visible = tableNode is not None
+
+    def _followTable(self) -> None:
+        """Show the table that a loaded scene brings, and none that was removed."""
+        scene = self.logic.scene
+        table = next(iter(nodesOfKind(scene, "vtkMRMLTableNode", TABLE)), None) if self.parameters else None
+        if table is not self.ui.timeTableView.mrmlTableNode():
+            self._showTable(table)
 
     # The session
 

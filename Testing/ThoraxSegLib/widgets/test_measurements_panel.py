@@ -225,3 +225,22 @@ def test_pictures_of_the_panel_show_all_texts_whole(panel, result, tumorMouse, t
     edit(result, "tumors", lambda mask: mask.__setitem__(mask > 0, 0), tumorMouse)
     assert qt_app.waitFor(lambda: shown(panel.ui.measurementsStaleLabel), 5)
     panels.picture(panel, tmp_path / "measurements_stale.png")
+
+
+def test_titles_have_units_and_names_for_programs_are_not_shown(measured):
+    import qt
+
+    view = measured.ui.structuresTableView
+    shownTitles = [
+        view.model().headerData(n, qt.Qt.Horizontal)
+        for n in range(view.model().columnCount())
+        if not view.isColumnHidden(n)
+    ]
+    assert shownTitles == ["Structure", "Voxels", "Volume [mm3]"]
+    tumors = measured.ui.tumorsTableView
+    assert [tumors.model().headerData(n, qt.Qt.Horizontal) for n in range(4)] == [
+        "Tumor",
+        "Voxels",
+        "Volume [mm3]",
+        "Size",
+    ]

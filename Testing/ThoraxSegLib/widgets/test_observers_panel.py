@@ -275,3 +275,18 @@ def test_pictures_of_the_panel_show_all_texts_whole(panel, contoursOf, tmp_path)
     qt_app.processEvents()
     panel.ui.compareButton.click()
     panels.picture(panel, tmp_path / "observers.png")
+
+
+def test_a_long_list_stays_where_it_was_scrolled_to(panel, contoursOf):
+    contoursOf("Anna")
+    contoursOf("Ben")
+    qt_app.processEvents()
+    listWidget = panel.ui.segmentationsListWidget
+    item = listWidget.item(1)
+    panels.check(listWidget, 1)
+    qt_app.processEvents()
+    assert listWidget.item(1) is item  # not filled anew
+    assert panels.names_of(listWidget) == {"Anna": False, "Ben": True}
+    panel.parameters.observerSegmentations = []
+    qt_app.processEvents()
+    assert panels.names_of(listWidget) == {"Anna": False, "Ben": False}

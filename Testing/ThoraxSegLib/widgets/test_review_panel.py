@@ -355,3 +355,68 @@ def test_pictures_of_the_panel_show_all_texts_whole(sliceViews, panel, result, t
     panel.ui.nextDoubtfulButton.click()
     panel.ui.needsWorkButton.click()
     panels.picture(panel, tmp_path / "review_judged.png")
+
+
+# Another animal
+
+
+@pytest.fixture
+def other(toNode, paintedThorax):
+    """A second animal."""
+    return toNode(paintedThorax.volume, "mouse 2")
+
+
+def test_another_volume_takes_the_contours_of_the_first_animal_out_of_sight(
+    chosen, module, result, mouse, other
+):
+    module.parameters.inputVolume = other
+    qt_app.processEvents()
+    assert module.parameters.segmentation is None
+    assert "No contours are chosen" in shown(chosen.ui.reviewReasonLabel)
+    module.parameters.inputVolume = mouse
+    qt_app.processEvents()
+    assert module.parameters.segmentation is result
+
+
+def test_contours_that_are_chosen_together_with_their_volume_stay(panel, module, result, mouse, other):
+    module.parameters.inputVolume = other
+    qt_app.processEvents()
+    module.parameters.inputVolume = mouse
+    module.parameters.segmentation = result
+    qt_app.processEvents()
+    assert module.parameters.segmentation is result
+
+
+def test_contours_of_another_animal_than_the_chosen_one_say_so(panel, module, result, other):
+    module.parameters.inputVolume = other
+    qt_app.processEvents()
+    choose(panel, result)
+    assert "These contours are of mouse; under Inputs mouse 2 is chosen." in shown(panel.ui.stalenessLabel)
+
+
+def test_a_volume_that_is_removed_later_is_missed_at_once(chosen, mouse):
+    assert chosen.ui.nextDoubtfulButton.enabled
+    slicer.mrmlScene.RemoveNode(mouse)
+    qt_app.processEvents()
+    assert "is not in the scene" in shown(chosen.ui.reviewReasonLabel)
+    assert not chosen.ui.nextDoubtfulButton.enabled
+    assert shown(chosen.ui.profileLabel) == ""
+
+
+def test_a_closed_scene_leaves_no_sentence_about_its_slices(chosen):
+    chosen.ui.nextDoubtfulButton.click()
+    slicer.mrmlScene.Clear(False)
+    qt_app.processEvents()
+    assert shown(chosen.ui.profileLabel) == ""
+    assert shown(chosen.ui.doubtfulLabel) == ""
+    assert chosen.ui.profileStripLabel.isHidden()
+    assert chosen.ui.doubtStructureComboBox.count == 1
+
+
+def test_an_editor_without_settings_is_not_asked_for_anything(panel, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        type(panel.ui.segmentEditorWidget), "setSegmentationNode", lambda *args: asked.append(args)
+    )
+    slicer.mrmlScene.Clear(False)
+    assert asked == []

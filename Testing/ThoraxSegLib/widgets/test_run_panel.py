@@ -281,3 +281,65 @@ def test_a_real_run_finds_what_was_painted_while_slicer_stays_responsive(panel, 
     for label, key in ((1, "heart"), (4, "left_lung")):
         found = slicer.util.arrayFromSegmentBinaryLabelmap(node, key, volume)
         np.testing.assert_array_equal(found > 0, paintedThorax.truth.labels == label)
+
+
+# Several animals
+
+
+def test_a_result_does_not_take_another_animal_from_under_the_hand(
+    started, engine, paintedThorax, toNode, scene
+):
+    finish(started, engine, paintedThorax)
+    first = started.parameters.segmentation
+    started.parameters.inputVolume = toNode(paintedThorax.volume, "mouse 2")
+    qt_app.processEvents()
+    started.ui.runButton.click()
+    started.parameters.segmentation = first  # looked at again while the second one runs
+    qt_app.processEvents()
+    finish(started, engine, paintedThorax)
+    assert started.parameters.segmentation is first
+    assert scene.GetFirstNodeByName("mouse 2 segmentation") is not None
+    assert "choose it under Review" in started.widget.ui.statusLabel.text
+
+
+def test_what_is_shown_of_a_run_names_its_volume_when_another_one_is_chosen(
+    started, engine, paintedThorax, toNode
+):
+    started.parameters.inputVolume = toNode(paintedThorax.volume, "mouse 2")
+    qt_app.processEvents()
+    assert shown(started.ui.progressLabel).startswith("mouse: ")
+    finish(started, engine, paintedThorax)
+    assert shown(started.ui.progressLabel) == "mouse: Contours are in the scene."
+
+
+def test_removed_contours_are_not_said_to_be_in_the_scene(started, engine, paintedThorax, scene):
+    finish(started, engine, paintedThorax)
+    scene.RemoveNode(started.parameters.segmentation)
+    qt_app.processEvents()
+    assert shown(started.ui.progressLabel) == "The contours of this run were removed from the scene."
+
+
+def test_a_run_that_has_ended_is_forgotten_with_its_scene(started, engine, paintedThorax, scene):
+    finish(started, engine, paintedThorax)
+    scene.Clear(False)
+    qt_app.processEvents()
+    assert not started.ui.progressBar.isVisibleTo(started.root)
+    assert shown(started.ui.progressLabel) == ""
+
+
+def test_contours_that_were_set_aside_are_told_in_sight(started, engine, paintedThorax):
+    from ThoraxSegLib.Review import Verdict
+
+    finish(started, engine, paintedThorax)
+    started.logic.review.setVerdict(started.parameters.segmentation, Verdict.ACCEPTED)
+    started.ui.runButton.click()
+    finish(started, engine, paintedThorax)
+    assert "(edited, earlier)" in shown(started.ui.warningsLabel)
+
+
+def test_a_map_that_a_run_made_is_not_taken_for_a_scan(started, engine, paintedThorax, scene):
+    finish(started, engine, paintedThorax)
+    started.parameters.inputVolume = scene.GetFirstNodeByName("mouse uncertainty")
+    qt_app.processEvents()
+    assert not started.ui.runButton.enabled
+    assert "no scan" in shown(started.ui.runReasonLabel)

@@ -295,9 +295,29 @@ def test_a_table_view_shows_a_table_node_and_follows_it(qtApp, scene):
     node.AddColumn(column)
     view = slicer.qMRMLTableView()
     view.setMRMLTableNode(node)
-    assert view.model().rowCount() == 0
     node.SetCellText(node.AddEmptyRow(), 0, "heart")
-    assert view.model().index(0, 0).data() == "heart"
+    assert [view.model().index(row, 0).data() for row in range(view.model().rowCount())] == [
+        "Structure",
+        "heart",
+    ]
+
+
+def test_a_table_view_shows_titles_with_units_where_the_table_asks_for_titles(qtApp, scene, qt):
+    from thoraxseg.mrml.tables import Column, fill_table
+
+    node = scene.AddNewNodeByClass("vtkMRMLTableNode", "volumes")
+    fill_table(
+        node,
+        [Column("name", str, "Structure"), Column("volume_mm3", float, "Volume", "mm3"), Column("k", int)],
+        [],
+    )
+    view = slicer.qMRMLTableView()
+    view.setMRMLTableNode(node)
+    assert [view.model().headerData(n, qt.Qt.Horizontal) for n in range(3)] == [
+        "Structure",
+        "Volume [mm3]",
+        "k",
+    ]
 
 
 # Parameter nodes

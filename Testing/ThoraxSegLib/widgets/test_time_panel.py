@@ -336,3 +336,16 @@ def test_pictures_of_the_panel_show_all_texts_whole(panel, result, seconds, tmp_
     count(panel, seconds, 130)
     panel.ui.updateTimeTableButton.click()
     panels.picture(panel, tmp_path / "time.png")
+
+
+def test_the_table_of_a_loaded_scene_is_shown_again(started, tmp_path):
+    started.ui.updateTimeTableButton.click()
+    path = tmp_path / "timed.mrb"
+    assert slicer.util.saveScene(str(path))
+    slicer.mrmlScene.Clear(False)
+    qt_app.processEvents()
+    assert started.ui.timeTableView.isHidden()
+    slicer.util.loadScene(str(path))
+    qt_app.processEvents()
+    assert not started.ui.timeTableView.isHidden()
+    assert started.ui.timeTableView.mrmlTableNode().GetNumberOfRows() == 1

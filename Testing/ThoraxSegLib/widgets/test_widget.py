@@ -16,7 +16,7 @@ from Testing.qt_stand_ins import ui_files
 from thoraxseg.errors import InputError
 from ThoraxSegLib import Panels
 from ThoraxSegLib.Panels import ORDER
-from ThoraxSegLib.Tasks import LUNG_TUMOR, TASKS
+from ThoraxSegLib.Tasks import LUNG_TUMOR, MOUSE_THORAX, TASKS
 
 UI_FILES = sorted(Panels.UI_FOLDER.glob("*.ui"))
 SOURCES = Path(Panels.__file__).parent
@@ -341,3 +341,28 @@ def test_the_whole_module_can_be_looked_at(openModule, mouse, tmp_path, task):
     assert qt_app.waitFor(lambda: module.panels["Preflight"].ui.lightsArea.isVisibleTo(module.root))
     path = qt_app.grab(module.parent, tmp_path / f"{task.moduleName}.png")
     assert path.stat().st_size > 20000
+
+
+def test_a_long_name_does_not_make_the_module_wide(openModule, toNode, paintedThorax, tmp_path):
+    name = "2026-11-21_mouse_" + 20 * "with_protocol_and_kernel_" + 80 * "x"
+    volume = toNode(paintedThorax.volume, name)
+    module = openModule()
+    module.parameters.inputVolume = volume
+    module.say(f"{name} is being contoured.")
+    module.panels["Preflight"].onFix("set_spacing")
+    qt_app.processEvents()
+    widths = {key: panel.root.minimumSizeHint().width() for key, panel in module.panels.items()}
+    assert max(widths.values()) <= 420, widths
+    assert module.ui.statusLabel.minimumSizeHint().width() <= 420
+
+
+def test_a_path_in_a_sentence_can_be_copied_as_it_is(module):
+    path = "/data/" + 10 * "some_long_folder_of_scans_" + "/scan.nii.gz"
+    module.say(f"Saved {path}.")
+    assert path in module.ui.statusLabel.text
+
+
+def test_the_status_line_forgets_a_closed_scene(module, mouse):
+    module.say("mouse is being contoured.")
+    slicer.mrmlScene.Clear(False)
+    assert module.ui.statusLabel.text == MOUSE_THORAX.summary
