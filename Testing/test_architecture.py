@@ -30,6 +30,7 @@ PACKAGES = {
         "cli",
         "contrast",
         "demo",
+        "durations",
         "errors",
         "export",
         "files",

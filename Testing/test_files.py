@@ -13,6 +13,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -203,6 +204,16 @@ def test_the_scratch_of_another_machine_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.undo()
     check_writable(tmp_path)
     assert names(tmp_path) == [other.name]
+
+
+def test_windows_is_asked_about_a_process_without_ending_it(monkeypatch):
+    asked = []
+    monkeypatch.setattr(psutil, "pid_exists", lambda process: process == 7)
+    with monkeypatch.context() as patch:  # no path can be made meanwhile
+        patch.setattr(os, "kill", lambda *_: asked.append("it would end the process"))
+        patch.setattr(os, "name", "nt")
+        alive, dead = files._is_alive(7), files._is_alive(8)
+    assert (alive, dead, asked) == (True, False, [])
 
 
 def dead_process():

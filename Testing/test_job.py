@@ -259,6 +259,12 @@ def test_what_is_over_is_let_go(own, thorax):
     gc.collect()
     assert [ref() is None for ref in volumes] == [True] * 3, "the next animals need the memory"
     assert [ref() is None for ref in jobs] == [True, True, False], "only the last one can still be asked"
+    found = weakref.ref(one.job.result())
+    one.job.forget()
+    gc.collect()
+    assert found() is None and one.job.state is State.DONE
+    with pytest.raises(OptionError, match="was let go: run again"):
+        one.job.result()
 
 
 def test_a_model_that_changed_on_the_disk_is_read_again(engine, thorax, tmp_path):

@@ -231,7 +231,8 @@ def _entryOfPublished(published: Published) -> Entry:
 
 
 def _entryOfDamaged(name: str, said: str) -> Entry:
-    return Entry(name, name, "not stated", "not stated", "", (), False, said, _tooltip(name, said, "", []))
+    unknown = _("not stated")
+    return Entry(name, name, unknown, unknown, "", (), False, said, _tooltip(name, said, "", []))
 
 
 def _tooltip(title: str, problem: str, description: str, about: list[tuple[str, str]]) -> str:

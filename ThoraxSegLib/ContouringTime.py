@@ -10,7 +10,9 @@ one is given, gets the same sessions.
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from thoraxseg.errors import InputError, OptionError, ThoraxSegError
+from thoraxseg.files import new_scratch
 from thoraxseg.mrml.grids import class_name, node_name
 from thoraxseg.mrml.tables import Column, fill_table
 from thoraxseg.report import printable
@@ -82,7 +85,8 @@ class ContouringTime:
         """What could not be read or written, by what it is about; see `problem`."""
         self._ledger: Ledger | None = None
         self._volumeID = ""
-        self._folder: tempfile.TemporaryDirectory | None = None
+        self._folder: Path | None = None
+        self._removeFolder: weakref.finalize | None = None
         self._store: Store | None = None
         self._minutes: float | None = None
         self._study: Store | None = None
@@ -154,7 +158,7 @@ class ContouringTime:
 
         `animal` and `scan` are the name of the volume where they are not given. For the same three names the session
         goes on. The run that made the segmentation is counted, if it was not yet. Raises OptionError for no node or a
-        name without text, InputError for a node of another kind.
+        name without text, InputError for a node of another kind. A record whose times are damaged is told in `problem`.
         """
         name = self._scanName(node)
         self._volumeID = _volumeOf(node).GetID()
@@ -171,10 +175,19 @@ class ContouringTime:
                 clock=self.clock,
             )
             self._save()
+        self.problems.pop("run", None)
         if node.IsA("vtkMRMLSegmentationNode"):
             timings = recordOf(node).get("timings_s")
             if isinstance(timings, dict) and timings:
-                self.run(timings)
+                try:
+                    times = _timesOf(timings)
+                except (InputError, OptionError) as error:  # scene files come from anywhere
+                    logger.warning("%s: the times of its run cannot be read: %s", node_name(node), error)
+                    self.problems["run"] = _(
+                        "{name}: the times that its record states are damaged, so the run that made it is not counted."
+                    ).format(name=node_name(node))
+                else:
+                    self._count(times)
 
     def isFor(self, volumeNode) -> bool:
         """Tell whether the session that is open was opened for this volume, or for contours of it."""
@@ -229,13 +242,12 @@ class ContouringTime:
 
     def run(self, timings: Mapping[str, float]) -> None:
         """Count an automatic run of the scan, by the `timings_s` of its record; the same run is counted once."""
+        self._opened()
+        self._count(_timesOf(timings))
+
+    def _count(self, times: Mapping[str, float]) -> None:
+        """Count a run with these arguments of `Ledger.run` unless it was counted."""
         ledger = self._opened()
-        try:
-            times = run_from_timings({str(stage): float(seconds) for stage, seconds in timings.items()})
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                _("Expected the seconds of each stage of the run, got something else.")
-            ) from error
         ledger.flush()
         if not _isCounted(sessions_of(self._store), ledger.who, times):
             ledger.run(**times)
@@ -343,13 +355,15 @@ class ContouringTime:
         """Have a working file with all sessions that the scene holds."""
         if self._store is None:
             self._observe()
-            self._folder = tempfile.TemporaryDirectory(prefix="thoraxseg-time-", ignore_cleanup_errors=True)
-            self._store = create_study(Path(self._folder.name) / "times.sqlite")
+            # For its owner alone; what a killed process left goes.
+            self._folder = new_scratch(Path(tempfile.gettempdir()))
+            self._removeFolder = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+            self._store = create_study(self._folder / "times.sqlite")
 
     def _forget(self) -> None:
         """Let go of the working file."""
         if self._folder is not None:
-            self._folder.cleanup()
+            self._removeFolder()
         self._folder = self._store = self._minutes = self._text = None
         self.problems.clear()
 
@@ -454,6 +468,16 @@ class ContouringTime:
 def _volumeOf(node):
     """Return the volume of a scan: the node itself, or what its contours were drawn on; without one, the contours."""
     return (referenceVolume(node) if node.IsA("vtkMRMLSegmentationNode") else None) or node
+
+
+def _timesOf(timings: Mapping[str, float]) -> dict[str, float]:
+    """Return the arguments of `Ledger.run` for the `timings_s` of a record; raises InputError or OptionError."""
+    try:
+        times = run_from_timings({str(stage): float(seconds) for stage, seconds in timings.items()})
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(_("Expected the seconds of each stage of the run, got something else.")) from error
+    checked_run({key: times[key] for key in RUN_PARTS}, times["total_s"])
+    return times
 
 
 def _isCounted(sessions: list[Session], who: Who, times: Mapping[str, float]) -> bool:

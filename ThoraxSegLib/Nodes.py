@@ -6,17 +6,14 @@ of doubt and its record by node references, so that a scene that was loaded agai
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any
 
-import numpy as np
 import slicer
-import vtk
 
-from thoraxseg.mrml.grids import from_vtk, grid_of
+from thoraxseg.mrml.digests import digest_of_segmentation as digestOfSegmentation  # noqa: F401 - a name of this module
+from thoraxseg.mrml.digests import digest_of_volume as digestOf  # noqa: F401 - a name of this module
 from thoraxseg.mrml.views import nodes_of
-from thoraxseg.mrml.volumes import array_of
 
 VOLUME_ROLE = "ThoraxSeg.Volume"
 """Reference from a segmentation (map of doubt, record, table ...) to the volume it was made from."""
@@ -65,8 +62,6 @@ RECORD_KINDS: dict[tuple[str, ...], tuple[type, ...]] = {
     ("notes",): (list,),
 }
 """Of the members of a record that are used here, which kinds they may be; outer ones first."""
-STEPS_PER_VOXEL = 1024
-"""Geometry is told apart in a digest by this part of a voxel: less is the rounding of files."""
 
 
 def volumeOf(segmentationNode):
@@ -140,8 +135,18 @@ def placeBeside(node, volumeNode) -> None:
         hierarchy.CreateItem(parent, node)
 
 
+def savableName(name: str) -> str:
+    """Return a name for a node of ours with which a scene can be loaded again: "&" becomes "+".
+
+    Slicer names files after nodes and writes their names into the scene file as they are (seen with 5.12): with a "&"
+    in one of them the whole scene is no XML any more. Other characters do no harm.
+    """
+    return name.replace("&", "+")
+
+
 def uniqueName(scene, name: str) -> str:
-    """Return a name that no node of the scene has: the one given, else with a number at its end."""
+    """Return a `savableName` that no node of the scene has: the one given, else with a number at its end."""
+    name = savableName(name)
     # The scene's own function also avoids names that nodes had which are gone.
     taken = {scene.GetNthNode(n).GetName() for n in range(scene.GetNumberOfNodes())}
     result, number = name, 1
@@ -187,74 +192,3 @@ def stateOf(node) -> tuple:
         image.GetMTime() if image is not None else 0,
         transform.GetTransformToWorldMTime() if transform is not None else 0,
     )
-
-
-def digestOf(volumeNode) -> str:
-    """Return the SHA-256 of the voxels of a volume node and their place in the patient, parent transform included.
-
-    Saving and loading do not change it, nor do display and name. Raises InputError for what `volume_from_node`
-    refuses.
-    """
-    grid = grid_of(volumeNode)
-    digest = hashlib.sha256()
-    _addArray(digest, array_of(volumeNode.GetImageData()))
-    digest.update(_steps(grid.world))
-    return digest.hexdigest()
-
-
-def digestOfSegmentation(segmentationNode) -> str:
-    """Return the SHA-256 of the voxels and names of all segments, in the coordinates of the node.
-
-    It does not change with saving and loading, the order and colors of segments, or how Slicer stores them (layers,
-    label values, extents); it changes with one voxel of one segment.
-    """
-    segmentation = segmentationNode.GetSegmentation()
-    representation = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-    digest = hashlib.sha256()
-    for key in sorted(segmentation.GetSegmentIDs()):
-        segment = segmentation.GetSegment(key)
-        layer = segment.GetRepresentation(representation)
-        digest.update(f"{key}\0{segment.GetName()}\0".encode())
-        if layer is None or layer.GetPointData().GetScalars() is None or layer.GetNumberOfPoints() == 0:
-            continue
-        mask = array_of(layer) == segment.GetLabelValue()
-        box = _boxAround(mask)
-        if box is None:
-            continue
-        first = np.array([part.start for part in box[::-1]]) + layer.GetExtent()[::2]
-        place = _imageToLocal(layer)
-        place[:3, 3] += place[:3, :3] @ first
-        _addArray(digest, np.packbits(mask[box]), mask[box].shape)
-        digest.update(_steps(place))
-    return digest.hexdigest()
-
-
-def _addArray(digest, array: np.ndarray, shape: tuple[int, ...] | None = None) -> None:
-    digest.update(f"{array.dtype.str}{shape or array.shape}".encode())
-    digest.update(np.ascontiguousarray(array).data)
-
-
-def _steps(indexToMm: np.ndarray) -> bytes:
-    """Return a `(4, 4)` geometry in whole steps of about a thousandth of its smallest voxel edge."""
-    edge = np.linalg.norm(indexToMm[:3, :3], axis=0).min()
-    step = (
-        2.0 ** np.rint(np.log2(edge)) / STEPS_PER_VOXEL
-    )  # a power of two: rounding does not change the step
-    return np.rint(indexToMm[:3] / step).astype("<i8").tobytes()
-
-
-def _boxAround(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
-    """Return the smallest box, along (k, j, i), that holds all of a mask; None for an empty one."""
-    box = []
-    for axis in range(3):
-        filled = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        if not filled.size:
-            return None
-        box.append(slice(int(filled[0]), int(filled[-1]) + 1))
-    return tuple(box)
-
-
-def _imageToLocal(image) -> np.ndarray:
-    matrix = vtk.vtkMatrix4x4()
-    image.GetImageToWorldMatrix(matrix)
-    return from_vtk(matrix)

@@ -39,6 +39,7 @@ from ThoraxSegLib.Nodes import (
     placeBeside,
     referenceVolume,
     removeNode,
+    savableName,
 )
 
 if TYPE_CHECKING:
@@ -304,7 +305,7 @@ class Observers:
 
     def _title(self, agreement: Agreement) -> str:
         """Return what results are named after: the volume, else the first observer's segmentation."""
-        return node_name(agreement.referenceVolume or agreement.segmentationNodes[0])
+        return savableName(node_name(agreement.referenceVolume or agreement.segmentationNodes[0]))
 
 
 class _VolumeFor:

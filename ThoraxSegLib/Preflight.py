@@ -96,7 +96,7 @@ class Preflight:
                 )
             )
         corrected = fix.apply(volume_from_node(volumeNode), **arguments)
-        name = f"{volumeNode.GetName()} ({fix.done})"
+        name = Nodes.savableName(f"{volumeNode.GetName()} ({fix.done})")
         node = volume_to_node(corrected, volumeNode, name=name)
         Nodes.placeBeside(node, volumeNode)
         return node

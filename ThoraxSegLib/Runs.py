@@ -137,6 +137,12 @@ def _checkVolume(volumeNode, scene) -> None:
         raise InputError(
             _("{name} is a label map, not an image. Choose the image.").format(name=volumeNode.GetName())
         )
+    if volumeNode.GetAttribute(Nodes.KIND_ATTRIBUTE):
+        raise InputError(
+            _("{name} was made by ThoraxSeg, it is no scan. Choose the scan.").format(
+                name=volumeNode.GetName()
+            )
+        )
     shape = grid_of(volumeNode).shape
     if 1 in shape:
         raise InputError(
@@ -283,6 +289,7 @@ class Run:
     def _end(self, state: State, error: str = "") -> None:
         self.state, self.error = state, error
         self._scene.RemoveObserver(self._observation)
+        self._job.forget()  # what was found is in the scene by now, or dropped; the engine keeps its last job
         self.tellTime(lambda ledger: ledger.runEnded(self.volumeNode))
 
     def _finish(self) -> None:
@@ -342,7 +349,7 @@ class Run:
         aside = {node: f"{node.GetName()} {EDITED_EARLIER}" for node in earlier if isWorkedOn(node)}
         aside = {node: Nodes.uniqueName(scene, name) for node, name in aside.items()}
         kept = _("The earlier result was worked on by hand or judged, so it is kept, hidden, as {name!r}.")
-        notes = self.notes + [kept.format(name=name) for name in aside.values()]
+        notes = self.notes + [kept.format(name=name) for name in aside.values()] + _unsavable(self.volumeNode)
         slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)  # or it would count as made here
         before = set(_nodesOf(scene))
         scene.StartState(slicer.vtkMRMLScene.BatchProcessState)
@@ -422,7 +429,11 @@ class Run:
     def _nameAll(self, made: tuple) -> None:
         """Name the nodes after the volume, each name once in the scene."""
         volume = self.volumeNode.GetName()
-        names = (f"{volume} segmentation", f"{volume} uncertainty", f"{volume} record")
+        names = (
+            _("{volume} segmentation").format(volume=volume),
+            _("{volume} uncertainty").format(volume=volume),
+            _("{volume} record").format(volume=volume),
+        )
         for node, name in zip(made, names, strict=True):
             if node is not None:
                 node.SetName("")
@@ -444,6 +455,18 @@ def _beginningOfLog(request: Request) -> list[str]:
         spans = (f"{name} {low} to {high - 1}" for name, (low, high) in zip("kji", request.box, strict=True))
         lines.append(f"Region of interest, voxels: {', '.join(spans)}")
     return lines
+
+
+def _unsavable(volumeNode) -> list[str]:
+    """Return a sentence where the name of a volume makes a saved scene one that cannot be loaded again."""
+    name = volumeNode.GetName() or ""
+    if Nodes.savableName(name) == name:
+        return []
+    sentence = _(
+        "The name of the volume, {name}, has a {sign} in it: Slicer saves a scene with such a name, but cannot load it "
+        "again. Rename the volume before you save the scene, for example to {other}."
+    )
+    return [sentence.format(name=name, sign="&", other=Nodes.savableName(name))]
 
 
 def isWorkedOn(segmentationNode) -> bool:

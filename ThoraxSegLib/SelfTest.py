@@ -84,6 +84,10 @@ class PlayedJob:
         """Return what it was told."""
         return self._outcome
 
+    def forget(self) -> None:
+        """Let go of the result."""
+        self._outcome = None
+
     def answer(self, outcome: Outcome) -> None:
         """End it with a result."""
         self._outcome, self.state = outcome, State.DONE

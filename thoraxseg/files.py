@@ -203,7 +203,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _clear_abandoned(folder: Path) -> None:
-    """Remove scratch folders of runs on this machine that were killed (on Windows they stay)."""
+    """Remove scratch folders of runs on this machine that were killed (on Windows they stay without psutil)."""
     for path in folder.glob(f"{_PARTIAL}{_machine()}-*"):
         owner = path.name.split("-")[-2]
         if owner.isdigit() and not _is_alive(int(owner)):
@@ -217,7 +217,11 @@ def _machine() -> str:
 
 def _is_alive(process: int) -> bool:
     if os.name != "posix":  # os.kill(pid, 0) would end the process on Windows
-        return True
+        try:
+            import psutil
+        except ImportError:
+            return True
+        return psutil.pid_exists(process)
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -150,7 +150,8 @@ class Job:
     def result(self) -> Outcome | str:
         """Return what was found; of `Engine.install` and `Engine.warm`, the name of the checkpoint.
 
-        Raises the job's error where it failed, Cancelled where it was cancelled, OptionError while it runs.
+        Raises the job's error where it failed, Cancelled where it was cancelled, OptionError while it runs or when the
+        result was let go.
         """
         if self.error is not None:
             raise self.error
@@ -158,7 +159,13 @@ class Job:
             raise Cancelled
         if self.state is not State.DONE:
             raise OptionError("the job is not finished: poll it until its state is DONE.")
+        if self._answer is None:
+            raise OptionError("the result of this job was let go: run again.")
         return self._answer
+
+    def forget(self) -> None:
+        """Let go of the result, whose arrays are as large as the volume, once it is somewhere else."""
+        self._answer = None
 
     def tell(self, text: str) -> None:
         """Add lines to the log, which forgets its beginning when it grows long."""

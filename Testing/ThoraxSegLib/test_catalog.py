@@ -103,12 +103,16 @@ def test_a_checkpoint_that_lost_its_weights_is_not_ready_although_used_last(thor
         thoraxLogic.catalog.check("zebra")
 
 
-def test_a_damaged_card_is_listed_with_what_is_wrong_and_cannot_be_used(thoraxLogic, home):
+def test_a_damaged_card_is_listed_with_what_is_wrong_and_cannot_be_used(thoraxLogic, home, monkeypatch):
     place = home / "checkpoints" / "broken"
     place.mkdir()
     (place / "card.json").write_text("{", encoding="utf-8")
     entry = entryOf(thoraxLogic.catalog, "broken")
     assert not entry.isReady and "expected a checkpoint card" in entry.problem
+    assert entry.species == "not stated"
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{Catalog.__module__}._", lambda text: {"not stated": "keine Angabe"}.get(text, text))
+        assert entryOf(thoraxLogic.catalog, "broken").species == "keine Angabe"
     with pytest.raises(CheckpointError, match="expected a checkpoint card"):
         thoraxLogic.catalog.check("broken")
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 import sqlite3
+import subprocess
+import sys
+import tempfile
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -213,18 +217,46 @@ def test_the_same_run_is_counted_once_and_another_one_again(time, volumeNode):
     assert rowOf(time)["compute_s"] == pytest.approx(79.5)
 
 
-def test_opening_a_result_counts_the_run_that_made_it(time, volumeNode, scene):
+def result(scene, volumeNode, timings):
+    """Return contours of a volume with a record that states these seconds of its run."""
     segmentation = Segmentation(
         np.ones((3, 4, 5), np.uint8), grid_of(volumeNode).world, {1: STRUCTURES["heart"]}, "contours"
     )
     node = segmentation_to_node(segmentation, volumeNode)
     node.SetNodeReferenceID(VOLUME_ROLE, volumeNode.GetID())
     record = scene.AddNewNodeByClass("vtkMRMLTextNode", "record")
-    record.SetText(json.dumps({"timings_s": TIMINGS}))
+    record.SetText(json.dumps({"timings_s": timings}))
     node.SetNodeReferenceID(RECORD_ROLE, record.GetID())
+    return node
+
+
+def test_opening_a_result_counts_the_run_that_made_it(time, volumeNode, scene):
+    node = result(scene, volumeNode, TIMINGS)
     time.open(node, "Ann")
     time.open(node, "Ben")
     assert [(row["scan"], row["runs"], row["compute_s"]) for row in time.rows()] == [("mouse 7", 1, 40)] * 2
+
+
+@pytest.mark.parametrize(
+    "timings",
+    [
+        {"inference": "long"},
+        {"inference": None},
+        {"inference": -1},
+        {"inference": float("nan")},
+        {"inference": 10**400},
+    ],
+    ids=["a word", "nothing", "negative", "no number", "beyond all numbers"],
+)
+def test_a_record_with_damaged_times_is_said_and_the_session_goes_on(time, volumeNode, scene, clock, timings):
+    time.open(result(scene, volumeNode, timings), "Ann")
+    assert "contours: the times that its record states are damaged" in time.problem
+    time.look()
+    clock.pass_(20)
+    row = rowOf(time)
+    assert (row["looking_s"], row["runs"]) == (20, 0)
+    time.open(volumeNode, "Ann")
+    assert time.problem == ""
 
 
 def test_times_of_a_run_that_are_none_are_told(time, volumeNode):
@@ -587,11 +619,31 @@ def test_times_are_exported_and_no_file_is_overwritten_unasked(time, volumeNode,
 def test_closing_leaves_no_file_behind(scene, volumeNode, clock):
     part = ContouringTime(LogicStandIn(scene), clock=clock)
     part.open(volumeNode, "Ann")
-    folder = Path(part._folder.name)
+    folder = part._folder
     assert folder.is_dir()
     part.close()
     part.close()
     assert not folder.exists()
+
+
+def test_names_on_the_disk_are_for_their_owner_alone_and_go_although_the_process_was_killed(
+    scene, volumeNode, clock, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    part = ContouringTime(LogicStandIn(scene), clock=clock)
+    part.open(volumeNode, "Ann")
+    if os.name == "posix":
+        assert part._folder.stat().st_mode & 0o077 == 0
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    left = part._folder.with_name(part._folder.name.replace(f"-{os.getpid()}-", f"-{killed.pid}-"))
+    shutil.copytree(part._folder, left)
+    other = ContouringTime(LogicStandIn(scene), clock=clock)
+    other.open(volumeNode, "Ben")
+    assert sorted(tmp_path.iterdir()) == sorted([part._folder, other._folder])
+    part.close()
+    other.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_logic_of_the_module_has_it(thoraxLogic, volumeNode):

@@ -216,11 +216,24 @@ def test_right_and_left_lung_are_merged_on_request(observers, volumeNode):
     right, left = box((2, 2, 2), (3, 3, 3)), box((2, 2, 8), (3, 3, 3))
     sides = contoured(volumeNode, "Ann", right + 2 * left, "right_lung", "left_lung")
     whole = contoured(volumeNode, "Ben", right + left, "lungs")
-    with pytest.raises(InputError, match="none in common"):
+    with pytest.raises(
+        InputError, match=r"none in common.*right and left: choose to merge right and left lung\.$"
+    ):
         observers.compare([sides, whole])
     agreement = observers.compare([sides, whole], mergeLungs=True)
     assert [(row["name"], row["cigen"]) for row in agreement.rows] == [("Lungs", 1.0)]
     assert "Right and left lung were merged." in agreement.notes
+
+
+def test_merging_lungs_is_not_offered_to_who_drew_another_organ(observers, volumeNode):
+    right, left = box((2, 2, 2), (3, 3, 3)), box((2, 2, 8), (3, 3, 3))
+    nodes = [
+        contoured(volumeNode, "Ann", right, "heart"),
+        contoured(volumeNode, "Ben", right + left, "lungs"),
+        contoured(volumeNode, "Eve", right + 2 * left, "right_lung", "left_lung"),
+    ]
+    with pytest.raises(InputError, match=r"Ann: has Heart.*none in common\. If two of them mean the same"):
+        observers.compare(nodes)
 
 
 def test_without_lungs_there_is_nothing_to_merge(observers, three):
@@ -390,6 +403,17 @@ def test_a_structure_of_one_observer_is_in_no_consensus(observers, volumeNode):
     other = contoured(volumeNode, "Ben", HEARTS[0])
     consensus = observers.consensus(observers.compare([both, other]))
     assert list(consensus.GetSegmentation().GetSegmentIDs()) == ["heart"]
+
+
+def test_results_have_names_with_which_a_scene_can_be_loaded_again(observers, three, volumeNode):
+    volumeNode.SetName("M & M")
+    agreement = observers.compare(three)
+    made = [observers.consensus(agreement), observers.disagreementVolume(agreement), agreement.cigenTable]
+    assert [node.GetName() for node in made] == [
+        "M + M consensus (majority)",
+        "M + M disagreement",
+        "M + M agreement",
+    ]
 
 
 def test_results_lie_beside_the_volume_in_the_hierarchy(observers, three, volumeNode, scene):

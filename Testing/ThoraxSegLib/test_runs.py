@@ -139,6 +139,12 @@ def removed_volume(scene):
     return node
 
 
+def map_of_doubt(scene):
+    node = volume_of_shape(scene, 4, 5, 6)
+    node.SetAttribute(Nodes.KIND_ATTRIBUTE, Nodes.UNCERTAINTY)
+    return node
+
+
 # Why a run cannot begin
 
 WRONG_VOLUMES = {
@@ -151,6 +157,7 @@ WRONG_VOLUMES = {
     "color": (vector_volume, "expected one value per voxel, got 3"),
     "a single slice": (lambda scene: volume_of_shape(scene, 1, 5, 6), r"single slice \(6 x 5 x 1 voxels\)"),
     "a label map": (label_map, "labels is a label map"),
+    "a map of doubt": (map_of_doubt, "made by ThoraxSeg, it is no scan"),
     "under a bent transform": (bent_volume, "linear parent transform"),
     "not in the scene": (removed_volume, "not in the scene any more"),
 }
@@ -457,6 +464,28 @@ def test_tables_of_a_replaced_result_go_with_it_and_those_of_the_user_stay(finis
     finish()
     assert ours.GetScene() is None
     assert theirs.GetScene() is scene
+
+
+def test_what_was_found_is_let_go_once_it_is_in_the_scene(finish, engine, thoraxLogic, mouse, paintedThorax):
+    assert finish().state is State.DONE
+    assert engine.job.result() is None
+    failed = finish(labels=paintedThorax.truth.labels[1:])
+    assert failed.state is State.FAILED and engine.job.result() is None
+    cancelled = thoraxLogic.runs.start(mouse, PAINTED)
+    engine.job.answer(outcome_of(engine.job.request.volume, paintedThorax.truth.labels))
+    cancelled.cancel()
+    assert engine.job.result() is None
+
+
+def test_the_names_of_results_are_in_the_language_of_the_user(finish, monkeypatch):
+    german = {
+        "{volume} segmentation": "Segmentierung von {volume}",
+        "{volume} record": "Protokoll von {volume}",
+    }
+    monkeypatch.setattr(Runs, "_", lambda text: german.get(text, text))
+    node = finish().segmentationNode
+    assert node.GetName() == "Segmentierung von mouse"
+    assert node.GetNodeReference(Nodes.RECORD_ROLE).GetName() == "Protokoll von mouse"
 
 
 # What goes wrong

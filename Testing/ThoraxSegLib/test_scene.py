@@ -180,6 +180,42 @@ def test_two_copies_of_a_scene_in_one_keep_their_results_apart(scene, contour, o
     assert Nodes.volumeOf(new) is other
 
 
+def test_an_ampersand_in_a_name_is_told_and_is_in_no_name_of_ours(
+    scene, thoraxLogic, contour, oblique, tmp_path, vtkMessages
+):
+    oblique.SetName("M & M")
+    node = contour(oblique)
+    (said,) = [note for note in thoraxLogic.runs.current.notes if "load it again" in note]
+    assert "M & M" in said and "M + M" in said and said in Nodes.recordOf(node)["notes"]
+    assert Nodes.uncertaintyOf(node).GetName() == "M + M uncertainty"
+    fixed = thoraxLogic.preflight.fix(oblique, "swap_sides")
+    assert "&" not in fixed.GetName()
+
+    vtkMessages.expect("Syntax error in scene file")
+    path = save(scene, tmp_path, "lost.mrb")
+    with pytest.raises(RuntimeError):
+        slicer.util.loadScene(str(path), {"clear": False})
+    oblique.SetName("M + M")  # what the sentence says to do
+    before = facts(node)
+    path = save(scene, tmp_path, "scene.mrb")
+    scene.Clear(False)
+    slicer.util.loadScene(str(path))
+    (back,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    assert facts(back) == before
+
+
+@pytest.mark.parametrize("name", ['a "b" <c>', "d'e % # f", "g/h: i"])
+def test_other_signs_in_a_name_do_no_harm(scene, thoraxLogic, contour, oblique, tmp_path, name):
+    oblique.SetName(name)
+    before = facts(contour(oblique))
+    assert not [note for note in thoraxLogic.runs.current.notes if "load it again" in note]
+    path = save(scene, tmp_path, "scene.mrb")
+    scene.Clear(False)
+    slicer.util.loadScene(str(path))
+    (back,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    assert facts(back) == before
+
+
 def test_a_result_without_its_volume_still_tells_what_it_is(scene, contour, oblique):
     node = contour(oblique)
     record = Nodes.recordOf(node)

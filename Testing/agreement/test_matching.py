@@ -162,6 +162,10 @@ def test_two_segments_with_one_name_are_refused(tmp_path, capsys):
 def test_parts_are_merged_before_everything_else(tmp_path, capsys):
     reference = write_segments(tmp_path / "r.seg.nrrd", A + B, {1: "right lung", 2: "left lung"})
     prediction = write_segments(tmp_path / "p.seg.nrrd", (A + B > 0) * np.uint8(7), {7: "lungs"})
+    text = refused(capsys, "compare", "-r", reference, "-p", prediction)
+    assert "right and left: --merge 'lungs=right lung+left lung' takes them together." in " ".join(
+        text.split()
+    )
     record = compare(capsys, reference, prediction, "--merge", "lungs=right lung+left lung")
     assert scores(record) == {"Lungs": 1}
     assert record["warnings"] == []

@@ -382,6 +382,20 @@ def test_another_grid_under_another_transform_meets_in_the_patient(make_volume, 
     assert np.array_equal(segmentation_from_node(node, coarse).labels, labels[::2, ::2, ::2])
 
 
+def test_a_volume_that_was_moved_away_from_its_contours_is_named_as_a_reason(make_volume, to_vtk):
+    volume_node = make_volume()
+    node = segmentation_to_node(labeled(volume_node, (1,)), volume_node)
+    transform = volume_node.GetScene().AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    away = np.eye(4)
+    away[:3, 3] = 500
+    transform.SetMatrixTransformToParent(to_vtk(away))
+    volume_node.SetAndObserveTransformNodeID(transform.GetID())
+    with pytest.raises(InputError, match="contoured, put both under the same transform, or erase them"):
+        segmentation_from_node(node, volume_node)
+    node.SetAndObserveTransformNodeID(transform.GetID())
+    segmentation_from_node(node, volume_node)
+
+
 def test_contours_half_outside_on_another_grid_are_refused(make_volume):
     volume_node = make_volume(np.diag([1.0, 1, 1, 1]))
     node = segmentation_to_node(labeled(volume_node, (1,)), volume_node)

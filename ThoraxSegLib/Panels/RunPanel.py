@@ -10,7 +10,7 @@ from thoraxseg.job import State
 from thoraxseg.options import SegmentOptions
 from thoraxseg.precheck import Level
 from ThoraxSegLib import Dependencies
-from ThoraxSegLib.Nodes import KIND_ATTRIBUTE, referenceVolume
+from ThoraxSegLib.Nodes import referenceVolume
 from ThoraxSegLib.Panels import Panel
 from ThoraxSegLib.Panels.Parts import enableUnless, tell
 from ThoraxSegLib.Panels.PreflightPanel import isRefused
@@ -137,11 +137,6 @@ class RunPanel(Panel):
         parameters = self.parameters
         if parameters is None:
             return _("The scene is being closed.")
-        volumeNode = parameters.inputVolume
-        if volumeNode is not None and volumeNode.GetAttribute(KIND_ATTRIBUTE):
-            return _("{name} was made by ThoraxSeg, it is no scan. Choose the scan.").format(
-                name=volumeNode.GetName()
-            )
         reason = self.logic.runs.canRun(
             parameters.inputVolume, parameters.checkpoint, parameters.regionOfInterest
         )

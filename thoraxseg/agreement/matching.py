@@ -6,7 +6,7 @@ Nothing is guessed silently: what was matched, turned or resampled is in the not
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import prod
@@ -21,6 +21,7 @@ from thoraxseg.errors import InputError
 from thoraxseg.segmentation import STRUCTURES, Structure
 from thoraxseg.volume import nominal_spacing_mm, spacing_mm, voxel_volume_mm3
 
+LUNGS = {"lungs", "right_lung", "left_lung"}
 TISSUE = "85756007"
 """SNOMED CT code of tissue: what 3D Slicer gives a segment that nobody coded."""
 
@@ -93,7 +94,7 @@ def match(masks: Sequence[Masks], reading: Reading, onto: Onto | None = None) ->
         maps.append(labels)
         declared = set(table.values()) if one.declares else set()
         drawn.append(frozenset(declared.union(present(labels))))
-    warnings += _whole_and_halves(structures, reading.remedies)
+    warnings += _whole_and_halves(structures.values(), reading.remedies)
     warnings += [
         f"{structure.name}: --labels names it, but no file has a voxel of it."
         for label, structure in structures.items()
@@ -137,9 +138,9 @@ def _halves(masks: Sequence[Masks], found: Sequence[Keyed], merge: Mapping[str, 
     return said
 
 
-def _whole_and_halves(structures: Mapping[int, Structure], remedies: Remedies) -> list[str]:
+def _whole_and_halves(structures: Iterable[Structure], remedies: Remedies) -> list[str]:
     """Return a hint where some files have both lungs as one structure and others each lung."""
-    keys = {one.key for one in structures.values()}
+    keys = {one.key for one in structures}
     if "lungs" not in keys or not keys & {"right_lung", "left_lung"}:
         return []
     return [f"Some have the lungs as one structure, others right and left: {remedies.merge_lungs}."]
@@ -294,11 +295,13 @@ def _check_common(masks: Sequence[Masks], found: Sequence[Keyed], remedies: Reme
             mine, theirs = next(iter(own[index].values())), next(iter(others.values()))
             silent = [(n, each) for n, each in enumerate(masks) if found[n] and not each.is_named]
             names = [f"--labels '{each.role}:{next(iter(found[n]))}=NAME'" for n, each in silent]
+            lungs = []
+            if any(each.key in LUNGS for _, each in found[index].values()):
+                lungs = _whole_and_halves((each for keyed in found for _, each in keyed.values()), remedies)
+            same = " ".join(names) if names else remedies.same.format(theirs=theirs, mine=mine)
             raise InputError(
                 f"{one.where}: has {', '.join(own[index].values())}, the others have {', '.join(others.values())}: "
-                "none in common. If two of them mean the same, say so: "
-                + (" ".join(names) if names else remedies.same.format(theirs=theirs, mine=mine))
-                + "."
+                "none in common. " + (lungs[0] if lungs else f"If two of them mean the same, say so: {same}.")
             )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from thoraxseg.mrml.grids import (
     GRID_TOLERANCE_VOXELS,
     Grid,
-    from_vtk,
+    image_to_local,
     largest_corner_shift,
     local_to_world,
     parent_id,
@@ -114,11 +114,7 @@ def _noted(node) -> list[Grid]:
 
 
 def _grid(image, to_world: np.ndarray) -> Grid:
-    import vtk
-
-    matrix = vtk.vtkMatrix4x4()
-    image.GetImageToWorldMatrix(matrix)
-    local = from_vtk(matrix)
+    local = image_to_local(image)
     local[:3, 3] += local[:3, :3] @ image.GetExtent()[::2]  # array index 0 is where the extent begins
     return Grid(image.GetDimensions()[::-1], local, to_world @ local)
 

@@ -110,6 +110,15 @@ def ijk_to_local(volume_node) -> np.ndarray:
     return from_vtk(matrix)
 
 
+def image_to_local(image) -> np.ndarray:
+    """Return the `(4, 4)` matrix from an index of a vtkOrientedImageData to millimeters."""
+    import vtk
+
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    return from_vtk(matrix)
+
+
 def require_same_grid(grid: Grid, shape: tuple[int, ...], name: str, world: np.ndarray | None = None) -> None:
     """Do nothing if an array of `shape`, placed by `world` if given, lies voxel for voxel on the grid.
 

@@ -14,8 +14,8 @@ from thoraxseg.mrml.grids import (
     GRID_TOLERANCE_VOXELS,
     Grid,
     class_name,
-    from_vtk,
     grid_of,
+    image_to_local,
     largest_corner_shift,
     local_to_world,
     node_name,
@@ -111,9 +111,11 @@ def segmentation_from_node(segmentation_node, volume_node) -> Segmentation:
             layer, placed = image, _place(image, node_to_world, grid, name)
         outside = placed.count_outside(segment.GetLabelValue())
         if outside:
+            moved = parent_id(segmentation_node) != parent_id(volume_node)
             raise InputError(
                 f"{name}: expected contours inside {node_name(volume_node)!r}, got {outside} voxels of "
-                f"{fact.name!r} outside it. Choose the volume that was contoured, or erase them."
+                f"{fact.name!r} outside it. Choose the volume that was contoured, "
+                f"{'put both under the same transform, ' if moved else ''}or erase them."
             )
         inside = placed.array == segment.GetLabelValue()
         target = labels[placed.region]
@@ -255,7 +257,7 @@ class _Placed:
 def _place(layer, node_to_world: np.ndarray, grid: Grid, name: str) -> _Placed:
     """Return a layer on the grid: its own voxels where both share a lattice, else the nearest ones."""
     array = array_of(layer)
-    layer_to_local = _image_to_local(layer)
+    layer_to_local = image_to_local(layer)
     layer_to_local[:3, 3] += layer_to_local[:3, :3] @ layer.GetExtent()[::2]
     layer_to_world = node_to_world @ layer_to_local
     grid_to_layer = np.linalg.solve(layer_to_world, grid.world)
@@ -298,14 +300,6 @@ def _count_beyond(array: np.ndarray, value: int, to_grid: np.ndarray, shape: tup
         outside = (ijk < -0.5 - GRID_TOLERANCE_VOXELS) | (ijk > last + GRID_TOLERANCE_VOXELS)
         beyond += int(outside.any(axis=0).sum())
     return beyond
-
-
-def _image_to_local(image) -> np.ndarray:
-    import vtk
-
-    matrix = vtk.vtkMatrix4x4()
-    image.GetImageToWorldMatrix(matrix)
-    return from_vtk(matrix)
 
 
 def _resample(layer, grid_to_local: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
