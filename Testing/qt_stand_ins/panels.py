@@ -123,7 +123,7 @@ def result_with_doubt(
     for n, share in enumerate(slices):
         k = filled[int(share * (len(filled) - 1))]
         doubt[k][labels[k] > 0] = 0.9 / (n + 1)
-    record = {"uncertainty": {"name": "entropy", "unit": "nat", "maximum": 1.0}} | (record or {})
+    record = {"uncertainty": {"kind": "entropy", "unit": "nat", "range": [0.0, 1.0]}} | (record or {})
     return made_results.put_result(
         volumeNode, labels, phantom.truth.structures, task, doubt, record, checkpoint
     )

@@ -411,7 +411,7 @@ class ReviewPanel(Panel, VTKObservationMixin):
         highest = f"{display.GetWindowLevelMax():.2f} {quantity.get('unit', '')}".strip()
         ui.legendLowLabel.text = _("0: sure")
         ui.legendHighLabel.text = _("{highest}: no idea").format(highest=highest)
-        ui.legendRow.toolTip = quantity.get("name", "")
+        ui.legendRow.toolTip = quantity.get("kind", "")
         ui.legendColorsLabel.setPixmap(_legendOf(colors))
 
 

@@ -13,12 +13,6 @@ from thoraxseg.postprocess.cleaning import Cleaning, Unit
 from ThoraxSegLib.Tasks import LUNG_TUMOR
 
 
-@pytest.fixture(autouse=True)
-def colorsOfTheWheel(vtkMessages):
-    """Slicer's way from arrays to segments asks for a color table that slicer-core ships not."""
-    vtkMessages.expect("vtkMRMLColorTableNodeFileGenericColors.txt")
-
-
 @pytest.fixture
 def result(tumorMouse, paintedLungTumor):
     """Three tumors: 40, 32 and 2 voxels of 0.125 mm3."""

@@ -16,12 +16,6 @@ from thoraxseg.mrml.tables import table_rows
 from ThoraxSegLib.Tasks import LUNG_TUMOR
 
 
-@pytest.fixture(autouse=True)
-def colorsOfTheWheel(vtkMessages):
-    """Slicer's way from arrays to segments asks for a color table that slicer-core ships not."""
-    vtkMessages.expect("vtkMRMLColorTableNodeFileGenericColors.txt")
-
-
 @pytest.fixture
 def result(tumorMouse, paintedLungTumor):
     return panels.result_with_doubt(

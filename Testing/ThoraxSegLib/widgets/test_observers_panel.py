@@ -13,12 +13,6 @@ from thoraxseg.mrml.tables import table_rows
 from thoraxseg.mrml.views import nodes_of
 
 
-@pytest.fixture(autouse=True)
-def colorsOfTheWheel(vtkMessages):
-    """Slicer's way from arrays to segments asks for a color table that slicer-core ships not."""
-    vtkMessages.expect("vtkMRMLColorTableNodeFileGenericColors.txt")
-
-
 @pytest.fixture
 def contoursOf(mouse, paintedThorax):
     """Put the true contours into the scene under an observer's name, changed if asked, without some labels."""

@@ -16,12 +16,6 @@ from ThoraxSegLib import Nodes
 EFFECT = "Paint"
 
 
-@pytest.fixture(autouse=True)
-def colorsOfTheWheel(vtkMessages):
-    """Slicer's way from arrays to segments asks for a color table that slicer-core ships not."""
-    vtkMessages.expect("vtkMRMLColorTableNodeFileGenericColors.txt")
-
-
 @pytest.fixture
 def result(mouse, paintedThorax):
     """Contours that are doubted in two slices."""
@@ -125,7 +119,8 @@ def test_doubt_is_hidden_and_shown_and_made_paler(sliceViews, chosen):
     assert ui.showUncertaintyCheckBox.checked and ui.uncertaintyOpacitySlider.value == 0.5
 
 
-def test_the_legend_says_unit_and_ends(chosen):
+def test_the_legend_says_unit_ends_and_what_is_meant(chosen):
+    assert chosen.ui.legendRow.toolTip == "entropy"
     assert shown(chosen.ui.legendLowLabel).startswith("0")
     assert "1.00 nat" in shown(chosen.ui.legendHighLabel)
     colors = chosen.ui.legendColorsLabel.pixmap.toImage()

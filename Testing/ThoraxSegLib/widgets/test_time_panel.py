@@ -16,12 +16,6 @@ from thoraxseg.study import PAPER_MANUAL_MIN, Clock
 TIMINGS = {"read": 1.0, "preprocess": 2.0, "inference": 90.0, "write_volumes": 3.0, "total": 96.0}
 
 
-@pytest.fixture(autouse=True)
-def colorsOfTheWheel(vtkMessages):
-    """Slicer's way from arrays to segments asks for a color table that slicer-core ships not."""
-    vtkMessages.expect("vtkMRMLColorTableNodeFileGenericColors.txt")
-
-
 @pytest.fixture
 def result(mouse, paintedThorax):
     return panels.result_with_doubt(mouse, paintedThorax, "mouse-thorax", record={"timings_s": TIMINGS})
