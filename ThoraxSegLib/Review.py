@@ -189,7 +189,7 @@ class Review:
         curves["all"] = doubt_profile(segmentation, doubt)
         columns = [
             Column("k", int, _("Slice")),
-            Column("position_mm", float, _axisTitle(name), "mm"),
+            Column("position_mm", float, _axisName(name), "mm"),
             Column("all", float, _("All")),
             *(Column(one.key, float, one.name) for one in structures),
         ]
@@ -291,8 +291,8 @@ class Review:
     def setVerdict(self, segmentationNode, verdict: Verdict) -> None:
         """Note what a person says of the contours as they are now; saved with the scene.
 
-        Slicer's own segment status follows: completed, in progress, flagged, or not started. The ledger of times, if
-        one is open, is told.
+        Slicer's own segment status follows: completed, in progress, flagged, or not started. The ledger of times is
+        told where it is open for this very scan: a verdict on one animal is none on another.
         """
         if verdict is Verdict.NONE:
             segmentationNode.RemoveAttribute(Nodes.VERDICT_ATTRIBUTE)
@@ -311,7 +311,7 @@ class Review:
         for n in range(segments.GetNumberOfSegments()):
             status.SetSegmentStatus(segments.GetNthSegment(n), statuses[verdict])
         ledger = self.logic.__dict__.get("time")  # not made for this alone
-        if ledger is not None and ledger.isOpen:
+        if ledger is not None and ledger.isFor(Nodes.referenceVolume(segmentationNode)):
             ledger.verdict(verdict)
 
     def verdict(self, segmentationNode) -> Verdict:
@@ -380,9 +380,12 @@ def _keyOf(segmentationNode, segmentation: Segmentation, segmentID: str | None) 
     return list(segmentation.structures.values())[keys.index(segmentID)].key
 
 
+def _axisName(axis: str) -> str:
+    return {"right": _("right"), "anterior": _("anterior"), "superior": _("superior")}[axis]
+
+
 def _axisTitle(axis: str) -> str:
-    words = {"right": _("right (mm)"), "anterior": _("anterior (mm)"), "superior": _("superior (mm)")}
-    return words[axis]
+    return f"{_axisName(axis)} (mm)"
 
 
 def _sliceLogics() -> list:

@@ -427,17 +427,34 @@ def test_the_open_ledger_is_told_of_the_verdict_and_none_is_made_for_it(thoraxLo
     told = []
 
     class Ledger:
-        isOpen = True
+        volumes = (Nodes.volumeOf(result),)
         verdict = staticmethod(told.append)
+
+        def isFor(self, volumeNode):
+            return volumeNode in self.volumes
 
         def close(self):
             """Nothing is open."""
 
     thoraxLogic.__dict__["time"] = Ledger()
     thoraxLogic.review.setVerdict(result, Verdict.NEEDS_WORK)
-    Ledger.isOpen = False
+    Ledger.volumes = ()  # none is open, or one for another animal
     thoraxLogic.review.setVerdict(result, Verdict.REJECTED)
     assert told == [Verdict.NEEDS_WORK]
+
+
+def test_a_verdict_on_one_animal_is_none_on_the_animal_whose_clock_runs(
+    thoraxLogic, toNode, paintedThorax, result
+):
+    thoraxLogic.time.open(toNode(paintedThorax.volume, "another mouse"), "Ann")
+    thoraxLogic.review.setVerdict(result, Verdict.REJECTED)
+    assert [row["verdict"] for row in thoraxLogic.time.rows()] != ["rejected"]
+    thoraxLogic.time.open(result, "Ann")
+    thoraxLogic.review.setVerdict(result, Verdict.REJECTED)
+    verdicts = {row["scan"]: row["verdict"] for row in thoraxLogic.time.rows()}
+    assert [scan for scan, verdict in verdicts.items() if verdict == "rejected"] == [
+        Nodes.volumeOf(result).GetName()
+    ]
 
 
 def test_contours_changed_after_the_verdict_are_to_be_judged_again(thoraxLogic, plain, result):

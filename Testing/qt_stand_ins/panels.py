@@ -14,6 +14,12 @@ import numpy as np
 from Testing import made_results, qt_app
 
 
+def choose(panel, node) -> None:
+    """Choose contours as in the selector of the panel, and let the panels show them."""
+    panel.parameters.segmentation = node
+    qt_app.processEvents()
+
+
 def missing_widgets(panel) -> list[str]:
     """Return the names that the panel's source uses and its .ui file does not have."""
     used = set(re.findall(r"\bui\.([a-zA-Z]\w*)", inspect.getsource(type(panel))))

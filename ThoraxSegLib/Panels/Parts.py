@@ -26,7 +26,9 @@ TECHNICAL_COLUMNS = ("key",)
 def enableUnless(reason: str, *widgets) -> None:
     """Enable widgets where there is no reason against it; else disable them, with the reason as their tooltip."""
     for widget in widgets:
-        if not widget.property(OWN_TIP):
+        if (
+            widget.property(OWN_TIP) is None
+        ):  # an empty one is one too, or the reason would take its place for good
             widget.setProperty(OWN_TIP, widget.toolTip)
         widget.enabled = not reason
         widget.toolTip = _plain(reason or widget.property(OWN_TIP))

@@ -220,7 +220,7 @@ class ReviewPanel(Panel, VTKObservationMixin):
         self._segmentationNode = self._editorNode = None
         self._followed = (None, None)
         self._problem = ""
-        self._profile = self._here = None
+        self._here = None
 
     def _followVolume(self, parameters) -> None:
         """When another volume is chosen, look at its own newest result or at none: never on at another animal's.
@@ -242,7 +242,7 @@ class ReviewPanel(Panel, VTKObservationMixin):
         if self._segmentationNode is not None:
             self.removeObservers(self.onContoursModified)
         self._segmentationNode, self._problem = node, _problemOf(node)
-        self._here = self._profile = None
+        self._here = None
         tell(self.ui.doubtfulLabel, "")
         self._openInEditor(node)
         if node is not None:

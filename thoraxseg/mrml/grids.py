@@ -8,6 +8,8 @@ and get the same parent, so that they overlay the volume and follow it when the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 
@@ -166,6 +168,19 @@ def parent_id(node) -> str | None:
     """Return the ID of a node's parent transform, None without one; `GetTransformNodeID` would modify the node."""
     transform = node.GetParentTransformNode()
     return transform.GetID() if transform is not None else None
+
+
+@contextmanager
+def new_node(scene, kind: str, name: str) -> Iterator:
+    """Give a new node of the scene; when the block raises, the node and its display node go again."""
+    node = scene.AddNewNodeByClass(kind, name)
+    try:
+        yield node
+    except BaseException:
+        if node.GetDisplayNode() is not None:
+            scene.RemoveNode(node.GetDisplayNode())
+        scene.RemoveNode(node)
+        raise
 
 
 def to_vtk(matrix: np.ndarray):

@@ -18,6 +18,7 @@ from thoraxseg.mrml.grids import (
     image_to_local,
     largest_corner_shift,
     local_to_world,
+    new_node,
     node_name,
     parent_id,
     require_same_grid,
@@ -59,8 +60,7 @@ def segmentation_to_node(
     _check_structures(segmentation)
     scene = scene_of(volume_node, scene)
 
-    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name or segmentation.name)
-    try:
+    with new_node(scene, "vtkMRMLSegmentationNode", name or segmentation.name) as node:
         node.SetAndObserveTransformNodeID(parent_id(volume_node))
         node.SetReferenceImageGeometryParameterFromVolumeNode(volume_node)
         node.CreateDefaultDisplayNodes()
@@ -70,11 +70,6 @@ def segmentation_to_node(
             if not node.GetSegmentation().AddSegment(segment, structure.key):
                 raise InputError(f"{segmentation.name}: Slicer refused the segment {structure.key!r}.")
         _put_beside(node, volume_node, scene)
-    except BaseException:
-        if node.GetDisplayNode() is not None:
-            scene.RemoveNode(node.GetDisplayNode())
-        scene.RemoveNode(node)
-        raise
     return node
 
 

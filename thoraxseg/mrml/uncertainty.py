@@ -6,7 +6,7 @@ import numpy as np
 
 from thoraxseg.errors import InputError
 from thoraxseg.mrml.colors import doubt_color_node
-from thoraxseg.mrml.grids import grid_of, node_name, parent_id, require_same_grid, scene_of, to_vtk
+from thoraxseg.mrml.grids import grid_of, new_node, node_name, parent_id, require_same_grid, scene_of, to_vtk
 from thoraxseg.mrml.volumes import fill_image
 
 HIDDEN_FRACTION = 0.05
@@ -38,8 +38,7 @@ def uncertainty_to_node(array: np.ndarray, volume_node, maximum: float, scene=No
         )
     scene = scene_of(volume_node, scene)
 
-    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-    try:
+    with new_node(scene, "vtkMRMLScalarVolumeNode", name) as node:
         node.SetAndObserveTransformNodeID(parent_id(volume_node))
         node.SetIJKToRASMatrix(to_vtk(grid.local))
         node.SetAndObserveImageData(_image(array))
@@ -50,11 +49,6 @@ def uncertainty_to_node(array: np.ndarray, volume_node, maximum: float, scene=No
         display.SetWindowLevelMinMax(0.0, maximum)
         display.SetThreshold(HIDDEN_FRACTION * maximum, max(maximum, highest))
         display.ApplyThresholdOn()
-    except BaseException:
-        if node.GetDisplayNode() is not None:
-            scene.RemoveNode(node.GetDisplayNode())
-        scene.RemoveNode(node)
-        raise
     return node
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from thoraxseg.errors import InputError
-from thoraxseg.mrml.grids import local_to_world, parent_id, scene_of, to_vtk
+from thoraxseg.mrml.grids import local_to_world, new_node, parent_id, scene_of, to_vtk
 from thoraxseg.mrml.volumes import fill_image, keep_origin
 from thoraxseg.volume import Volume, check_geometry
 
@@ -36,8 +36,7 @@ def volume_to_node(volume: Volume, like=None, scene=None, name: str | None = Non
         except InputError:
             local, parent = volume.ijk_to_ras, None
     image = _image(volume.array)
-    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name or volume.name)
-    try:
+    with new_node(scene, "vtkMRMLScalarVolumeNode", name or volume.name) as node:
         node.SetAndObserveTransformNodeID(parent)
         node.SetIJKToRASMatrix(to_vtk(local))
         node.SetAndObserveImageData(image)
@@ -47,11 +46,6 @@ def volume_to_node(volume: Volume, like=None, scene=None, name: str | None = Non
             node.SetVoxelValueQuantity(like.GetVoxelValueQuantity())
             node.SetVoxelValueUnits(like.GetVoxelValueUnits())
             _show_like(node, like)
-    except BaseException:
-        if node.GetDisplayNode() is not None:
-            scene.RemoveNode(node.GetDisplayNode())
-        scene.RemoveNode(node)
-        raise
     return node
 
 

@@ -8,7 +8,7 @@ import slicer
 
 from Testing import made_results, qt_app
 from Testing.qt_stand_ins import panels
-from Testing.qt_stand_ins.panels import shown
+from Testing.qt_stand_ins.panels import choose, shown
 from thoraxseg.postprocess.cleaning import Cleaning, Unit
 from ThoraxSegLib.Tasks import LUNG_TUMOR
 
@@ -30,11 +30,6 @@ def panel(openModule, tumorMouse):
 def chosen(panel, result):
     choose(panel, result)
     return panel
-
-
-def choose(panel, node) -> None:
-    panel.parameters.segmentation = node
-    qt_app.processEvents()
 
 
 def voxels(node, key: str) -> int:

@@ -11,7 +11,7 @@ import slicer
 from Testing import qt_app
 from Testing.made_results import edit
 from Testing.qt_stand_ins import panels
-from Testing.qt_stand_ins.panels import shown
+from Testing.qt_stand_ins.panels import choose, shown
 from thoraxseg.mrml.tables import table_rows
 from ThoraxSegLib.Tasks import LUNG_TUMOR
 
@@ -38,11 +38,6 @@ def chosen(panel, result):
 def measured(chosen):
     chosen.ui.measureButton.click()
     return chosen
-
-
-def choose(panel, node) -> None:
-    panel.parameters.segmentation = node
-    qt_app.processEvents()
 
 
 def column(tableNode, key: str) -> list:

@@ -9,7 +9,7 @@ import slicer
 from Testing import qt_app
 from Testing.made_results import edit, put_result
 from Testing.qt_stand_ins import panels
-from Testing.qt_stand_ins.panels import shown
+from Testing.qt_stand_ins.panels import choose, shown
 from thoraxseg.mrml.views import nodes_of
 from ThoraxSegLib import Nodes
 
@@ -32,11 +32,6 @@ def chosen(panel, result):
     """The panel with contours chosen."""
     choose(panel, result)
     return panel
-
-
-def choose(panel, node) -> None:
-    panel.parameters.segmentation = node
-    qt_app.processEvents()
 
 
 def opacities() -> set[float]:

@@ -10,7 +10,7 @@ import slicer
 
 from Testing import qt_app
 from Testing.qt_stand_ins import panels
-from Testing.qt_stand_ins.panels import shown
+from Testing.qt_stand_ins.panels import choose, shown
 from thoraxseg.study import PAPER_MANUAL_MIN, Clock
 
 TIMINGS = {"read": 1.0, "preprocess": 2.0, "inference": 90.0, "write_volumes": 3.0, "total": 96.0}
@@ -40,11 +40,6 @@ def started(panel, result):
     choose(panel, result)
     type_name(panel, "Ann")
     return panel
-
-
-def choose(panel, node) -> None:
-    panel.parameters.segmentation = node
-    qt_app.processEvents()
 
 
 def type_name(panel, name: str, line="operatorLineEdit") -> None:

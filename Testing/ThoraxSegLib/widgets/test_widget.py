@@ -366,3 +366,14 @@ def test_the_status_line_forgets_a_closed_scene(module, mouse):
     module.say("mouse is being contoured.")
     slicer.mrmlScene.Clear(False)
     assert module.ui.statusLabel.text == MOUSE_THORAX.summary
+
+
+def test_a_reason_goes_with_its_cause_where_a_widget_has_no_tooltip_of_its_own(qtApp):
+    import qt
+
+    from ThoraxSegLib.Panels.Parts import enableUnless
+
+    button = qt.QPushButton("Go")
+    for reason in ("Nothing is chosen.", "Nothing is chosen.", ""):
+        enableUnless(reason, button)
+        assert (button.toolTip, button.enabled) == (reason, not reason)
