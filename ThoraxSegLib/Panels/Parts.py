@@ -26,9 +26,8 @@ TECHNICAL_COLUMNS = ("key",)
 def enableUnless(reason: str, *widgets) -> None:
     """Enable widgets where there is no reason against it; else disable them, with the reason as their tooltip."""
     for widget in widgets:
-        if (
-            widget.property(OWN_TIP) is None
-        ):  # an empty one is one too, or the reason would take its place for good
+        # An empty tooltip of its own is one too: else the reason would take its place for good.
+        if widget.property(OWN_TIP) is None:
             widget.setProperty(OWN_TIP, widget.toolTip)
         widget.enabled = not reason
         widget.toolTip = _plain(reason or widget.property(OWN_TIP))

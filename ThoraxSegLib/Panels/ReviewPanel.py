@@ -180,7 +180,8 @@ class ReviewPanel(Panel, VTKObservationMixin):
 
     def onAttention(self, caller=None, event=None) -> None:
         """The mouse moves in a view or a slice is scrolled: somebody is there."""
-        self.logic.time.touch()
+        if self._isTimed():
+            self.logic.time.touch()
 
     def onSceneClosing(self) -> None:
         """Let go of the nodes before they are gone."""
@@ -198,10 +199,17 @@ class ReviewPanel(Panel, VTKObservationMixin):
         self.onSceneClosing()
         self.ui.segmentEditorWidget.uninstallKeyboardShortcuts()
 
+    def _isTimed(self) -> bool:
+        """Tell whether the clock runs for what is looked at here, and not for another animal."""
+        volume = self.parameters.inputVolume if self.parameters is not None else None
+        if self._segmentationNode is not None:
+            volume = Nodes.referenceVolume(self._segmentationNode)
+        return self.logic.time.isFor(volume)
+
     def tellActivity(self) -> None:
         """Let the clock count what goes on: editing while an effect is at work on a segment, else looking."""
         time = self.logic.time
-        if not (time.isOpen and self._isActive):
+        if not (self._isActive and self._isTimed()):
             return
         segment = self._editedSegment()
         if segment is None:

@@ -299,6 +299,7 @@ def test_mouse_and_scrolling_in_the_views_are_signs_of_life(
 ):
     module = openModule()
     choose(module.panels["Review"], result)
+    module.logic.time.open(result, "Ann")
     touched = []
     monkeypatch.setattr(module.logic.time, "touch", lambda: touched.append(1))
     module.exit()
@@ -309,6 +310,18 @@ def test_mouse_and_scrolling_in_the_views_are_signs_of_life(
     touched.clear()
     sliceViews["Red"].SetSliceOffset(sliceViews["Red"].GetSliceOffset() + 1)
     assert touched
+
+
+def test_work_on_one_animal_is_not_counted_to_the_animal_whose_clock_runs(
+    chosen, toNode, paintedThorax, monkeypatch
+):
+    time = chosen.logic.time
+    time.open(toNode(paintedThorax.volume, "another mouse"), "Ann")
+    before, touched = time.activity, []
+    monkeypatch.setattr(time, "touch", lambda: touched.append(1))
+    start_effect(chosen, "heart")
+    chosen.onAttention()
+    assert (time.activity, touched) == (before, [])
 
 
 def test_without_a_session_nothing_is_counted_and_nothing_fails(chosen, dialogs):
