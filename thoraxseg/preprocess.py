@@ -44,6 +44,8 @@ class Prepared:
     box: Box
     """What was kept of the oriented source by cropping."""
     notes: tuple[str, ...] = ()
+    smooth: bool = False
+    """Whether labels go back by way of the probabilities, with smooth surfaces, rather than voxel by voxel."""
 
     @property
     def image(self) -> np.ndarray:
@@ -62,16 +64,40 @@ class Prepared:
         """
         return self._on_source(_resize_nearest(labels, self._kept_shape()), 0)
 
+    def answer_on_source(self, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+        """Return labels `(K, J, I)`, cleaned up, of class probabilities `(L, K, J, I)` on the input grid, uint8.
+
+        Where `smooth` says so, each probability is interpolated and the largest wins, so that surfaces do not show
+        the network's larger voxels; what the clean-up changed counts as sure. One class is looked at a time.
+        """
+        shape = self._kept_shape()
+        if not self.smooth or labels.shape == shape:
+            return self.labels_on_source(labels)
+        changed = labels != probabilities.argmax(axis=0)
+        best = np.zeros(shape, np.float32)
+        winner = np.zeros(shape, np.uint8)
+        for label, probability in enumerate(probabilities):
+            sure = np.where(changed, labels == label, probability).astype(np.float32)
+            here = _resize_triangular(sure, shape)
+            if label:
+                ahead = here > best
+                winner[ahead] = label
+                np.maximum(best, here, out=best)
+            else:
+                best = here
+        return self._on_source(winner, 0)
+
     def map_on_source(self, values: np.ndarray, outside: Sequence[float] | float = 0.0) -> np.ndarray:
         """Return a continuous map `(..., K, J, I)` of the prepared grid on the input grid, linearly.
 
         Outside of what cropping kept it is `outside`, one number for all or for each of the leading axis.
         """
+        resize = _resize_triangular if self.smooth else _resize_linear
         lead = values.shape[:-3]
         flat = values.reshape(-1, *values.shape[-3:])
         fill = np.broadcast_to(np.asarray(outside, dtype=values.dtype), (len(flat),))
         back = [
-            self._on_source(_resize_linear(one, self._kept_shape()).astype(values.dtype, copy=False), blank)
+            self._on_source(resize(one, self._kept_shape()).astype(values.dtype, copy=False), blank)
             for one, blank in zip(flat, fill, strict=True)
         ]
         return back[0] if not lead else np.stack(back).reshape(*lead, *self.source.shape)
@@ -134,6 +160,7 @@ def prepare(
         ijk_to_ras,
         state.box,
         tuple(state.notes),
+        any(step.name == "resample_triangle" for step in card.preprocess),
     )
 
 
@@ -206,9 +233,20 @@ def _resize(state: _State, progress: Progress, shape: tuple[int, int, int]) -> N
 
 
 def _resample(state: _State, progress: Progress, spacing_mm: tuple[float, float, float]) -> None:
+    _to_spacing(state, spacing_mm, _resize_linear)
+
+
+def _resample_triangle(state: _State, progress: Progress, spacing_mm: tuple[float, float, float]) -> None:
+    """Resample with a triangle that widens when the image shrinks; labels come back with smooth surfaces."""
+    _to_spacing(state, spacing_mm, _resize_triangular)
+
+
+def _to_spacing(
+    state: _State, spacing_mm: tuple[float, float, float], smooth: Callable[..., np.ndarray]
+) -> None:
     before = state.shape
     sizes = zip(before, spacing_of(state.ijk_to_ras), spacing_mm, strict=True)
-    state.resize(tuple(max(1, round(n * have / want)) for n, have, want in sizes), _resize_linear)
+    state.resize(tuple(max(1, round(n * have / want)) for n, have, want in sizes), smooth)
     if state.shape != before:
         state.notes.append(
             f"The image was resampled to {' x '.join(f'{g:g}' for g in spacing_mm)} mm for the network."
@@ -339,6 +377,7 @@ STEPS: dict[str, tuple[Callable[..., None], dict[str, fields.Parser]]] = {
     "resize_slices_triangle": (_resize_slices_triangle, {"size_px": fields.list_of(fields.size, 2)}),
     "resize": (_resize, {"shape": fields.list_of(fields.size, 3)}),
     "resample": (_resample, {"spacing_mm": fields.list_of(fields.positive, 3)}),
+    "resample_triangle": (_resample_triangle, {"spacing_mm": fields.list_of(fields.positive, 3)}),
     "crop_to_lungs": (_crop_to_lungs, {"margin_voxels": fields.count}),
     "clip": (_clip, {"low": fields.number, "high": fields.number}),
     "rescale": (
@@ -383,6 +422,32 @@ def _resize_triangle(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     size = (shape[2], shape[1])  # Pillow says width first
     pictures = [Image.fromarray(plane) for plane in np.ascontiguousarray(array, dtype=np.float32)]
     return np.stack([np.asarray(picture.resize(size, Image.Resampling.BILINEAR)) for picture in pictures])
+
+
+def _resize_triangular(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return `(K, J, I)` float32 resized along each axis, linearly, averaged over what a larger voxel holds.
+
+    One product with a matrix an axis: several times as fast as a spline and exact at the borders.
+    """
+    array = np.asarray(array, dtype=np.float32)
+    for axis in sorted(range(3), key=lambda a: shape[a] / array.shape[a]):
+        have, want = array.shape[axis], shape[axis]
+        if have == want:
+            continue
+        weights = _triangles(have, want)
+        if axis == 0:
+            array = (weights @ array.reshape(have, -1)).reshape(want, *array.shape[1:])
+        else:
+            array = weights @ array if axis == 1 else array @ weights.T
+    return np.ascontiguousarray(array)
+
+
+def _triangles(have: int, want: int) -> np.ndarray:
+    """Return weights `(want, have)` float32 of rows that sum to 1; both grids span the same edges."""
+    ratio = have / want
+    centers = (np.arange(want) + 0.5) * ratio - 0.5
+    weights = np.maximum(1 - np.abs(centers[:, None] - np.arange(have)) / max(ratio, 1.0), 0)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _resize_nearest(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

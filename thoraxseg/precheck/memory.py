@@ -139,7 +139,7 @@ def _network_voxels(shape: Sequence[int], card: Card, spacing_mm: Sequence[float
         have, want = compared_spacing(tuple(spacing_mm), card)
         return voxels if want is None else voxels * math.prod(have) / math.prod(want)
     for step in card.preprocess:
-        if step.name == "resample" and spacing_mm is not None:
+        if step.name in ("resample", "resample_triangle") and spacing_mm is not None:
             voxels = math.prod(shape) * math.prod(spacing_mm) / math.prod(step.parameters["spacing_mm"])
         elif step.name == "resize":
             voxels = float(math.prod(step.parameters["shape"]))

@@ -50,7 +50,7 @@ def contour_by_card(
             span = part(progress, 0.85, 0.95)
             labels, said = postprocess.clean_up(labels, prepared.image, prepared.ijk_to_ras, plan, span)
             warnings += said
-        labels = prepared.labels_on_source(labels)
+        labels = prepared.answer_on_source(labels, probabilities)
     doubt = None
     if seen.quantity is not None:
         with clock("uncertainty"):
