@@ -29,9 +29,9 @@ TUMOR_SIZES = TumorSizes(smallest_mm3=65.0, largest_mm3=33_600.0, small_below_mm
 
 _LIMITS = Limits(spacing_mm=(0.5, 10.0), margin_mm=(0.0, 200.0))
 _REACH_MM = 220.0
-_BOX = ((-190.0, -150.0, -165.0), (190.0, 140.0, 165.0))
+BOX = ((-190.0, -150.0, -165.0), (190.0, 140.0, 165.0))
 
-_VALUES = {
+VALUES = {
     "air": -1000,
     "skin": 0,
     "fat": -105,
@@ -78,7 +78,7 @@ def human_chest_ct(
     Raises OptionError for numbers that cannot be used, InputError for wrong axis letters.
     """
     seed, noise_seed = check_seeds(seed, noise_seed)
-    grid = field_of_view(_BOX, spacing_mm, axis_codes, margin_mm, _LIMITS)
+    grid = field_of_view(BOX, spacing_mm, axis_codes, margin_mm, _LIMITS)
     anatomy, trees, places, texture = random_streams(seed)
     person = Individual.drawn(anatomy, size=0.025, shape=0.015, shift_mm=4.0)
     thorax = human_thorax(anatomy)
@@ -86,7 +86,7 @@ def human_chest_ct(
     volumes = tumor_volumes(tumors, TUMOR_SIZES, places)
     gap = max(6.0, 2.5 * float(body.spacing.max()))
     found = place_tumors([v / person.volume for v in volumes], thorax.lungs, thorax.lung_box, gap, places)
-    canvas = Canvas(body, _VALUES, "air")
+    canvas = Canvas(body, VALUES, "air")
     canvas.paint(table(), "table")
     lungs = paint_thorax(canvas, thorax, TREES.grow(thorax, trees), [tumor for tumor, _ in found])
     image = canvas.array

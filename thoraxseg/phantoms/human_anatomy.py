@@ -22,11 +22,18 @@ def table() -> Shape:
     return Implicit(shell, (np.array([-210.0, -135.0, -2000.0]), np.array([210.0, -100.0, 2000.0])))
 
 
-def human_thorax(rng: np.random.Generator) -> Thorax:
-    """Return the chest of one adult of standard size, in RAS mm."""
+def human_thorax(rng: np.random.Generator, variety: float = 0.0) -> Thorax:
+    """Return the chest of one adult of standard size, in RAS mm.
+
+    `variety` of 1 makes build, breath and heart differ far more, for networks to learn from; with 0 nothing more is
+    drawn.
+    """
 
     def vary(mm: float, count: int = 3) -> np.ndarray:
         return rng.uniform(-mm, mm, count)
+
+    def more(amount: float, count: int = 1) -> np.ndarray:
+        return vary(amount * variety, count) if variety else np.zeros(count)
 
     body = np.array(
         [
@@ -40,8 +47,10 @@ def human_thorax(rng: np.random.Generator) -> Thorax:
             (185, 100, 68, -14),
             (215, 70, 62, -10),
             (600, 70, 62, -10),
-        ]
+        ],
+        dtype=float,
     )
+    body[:, 1:3] *= 1 + more(0.04) + np.abs(more(0.2))  # some are stout
     cavity = Sleeve(
         np.array(
             [
@@ -56,16 +65,19 @@ def human_thorax(rng: np.random.Generator) -> Thorax:
                 (133, 26, 20, -24),
                 (137, 6, 6, -25),
             ]
-        ),
-        exponent=2.3,
+        )
+        * np.append(1 + more(0.08), 1 + more(0.1, 3)),
+        exponent=2.3 + float(more(0.3)[0]),
     )
     domes = np.array([(66.0, 8, 80, 100, 50), (-66.0, 6, 78, 98, 42)])
     domes[:, 4] += vary(4, 2)
     domes[:, :2] += vary(3, 4).reshape(2, 2)
-    diaphragm = Diaphragm(-102.0, 0.34, domes)
-    axes = axes_along(np.array([-0.68, 0.40, -0.62]) + vary(0.05))
-    heart_at = np.array([-16.0, 32.0, -26.0]) + vary(3)
-    heart = Ellipsoid(heart_at, (50, 47, 66), axes, taper=-0.2)
+    domes += more(12, 10).reshape(2, 5)
+    diaphragm = Diaphragm(-102.0 + float(more(35)[0]), 0.34 + float(more(0.15)[0]), domes)
+    axes = axes_along(np.array([-0.68, 0.40, -0.62]) + vary(0.05) + more(0.2, 3))
+    heart_at = np.array([-16.0, 32.0, -26.0]) + vary(3) + more(12, 3)
+    radii = np.array([50, 47, 66]) * (1 + more(0.12)) * (1 + more(0.1, 3))
+    heart = Ellipsoid(heart_at, tuple(radii.tolist()), axes, taper=-0.2 + float(more(0.15)[0]))
     curve = np.array(
         [
             (-400, -50),
@@ -77,8 +89,10 @@ def human_thorax(rng: np.random.Generator) -> Thorax:
             (160, -38),
             (220, -28),
             (400, -28),
-        ]
+        ],
+        dtype=float,
     )
+    curve[:, 1] += more(6) + more(4, len(curve))
     spine = Spine(curve, 24.0, (17.5, 14.5), 24.0, 10.5, 5.8, 20.0)
     levels = spine.levels()
     thoracic = levels[levels[:, 0] < 140][:12]
@@ -193,7 +207,7 @@ def human_thorax(rng: np.random.Generator) -> Thorax:
         cord=spine.cord,
         beside_lungs=beside,
         gap_mm=2.0,
-        septum_x=-3.0,
+        septum_x=-3.0 + float(more(6)[0]),
         wall=wall,
         abdomen=abdomen,
         bones=bones,

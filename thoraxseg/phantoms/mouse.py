@@ -32,10 +32,10 @@ TUMOR_SIZES = TumorSizes(smallest_mm3=0.05, largest_mm3=5.0, small_below_mm3=0.4
 
 _LIMITS = Limits(spacing_mm=(0.05, 1.0), margin_mm=(0.0, 20.0))
 _REACH_MM = 15.0
-_CT_BOX = ((-10.0, -9.4, -11.0), (10.0, 9.4, 11.0))
-_MRI_BOX = ((-10.0, -10.0, -12.5), (10.0, 10.0, 12.5))
+CT_BOX = ((-10.0, -9.4, -11.0), (10.0, 9.4, 11.0))
+MRI_BOX = ((-10.0, -10.0, -12.5), (10.0, 10.0, 12.5))
 
-_CT_VALUES = {
+CT_VALUES = {
     "air": -1000,
     "skin": 10,
     "fat": -115,
@@ -66,7 +66,7 @@ _CT_VALUES = {
 _CT_CONTRAST = {"lung vessel": 300, "vessel": 330, "blood": 330, "heart": 150, "liver": 240}
 """What a blood-pool agent that the liver takes up changes."""
 
-_MRI_VALUES = {
+MRI_VALUES = {
     "air": 6.2,
     "skin": 52,
     "fat": 90,
@@ -112,12 +112,12 @@ def mouse_micro_ct(
     Raises OptionError for numbers that cannot be used, InputError for wrong axis letters.
     """
     seed, noise_seed = check_seeds(seed, noise_seed)
-    grid = field_of_view(_CT_BOX, spacing_mm, axis_codes, margin_mm, _LIMITS)
+    grid = field_of_view(CT_BOX, spacing_mm, axis_codes, margin_mm, _LIMITS)
     anatomy, trees, _, texture = random_streams(seed)
     mouse = Individual.drawn(anatomy, size=0.02, shape=0.012, shift_mm=0.3)
     thorax = mouse_thorax(anatomy)
     body = grid.in_body(mouse.scale, mouse.shift)
-    canvas = Canvas(body, {**_CT_VALUES, **(_CT_CONTRAST if contrast_agent else {})}, "air")
+    canvas = Canvas(body, {**CT_VALUES, **(_CT_CONTRAST if contrast_agent else {})}, "air")
     lungs = paint_thorax(canvas, thorax, TREES.grow(thorax, trees), ())
     image = _breathing(canvas.array, thorax, body, lungs)
     share = body.cover(lungs)
@@ -134,8 +134,8 @@ def mouse_micro_ct(
     right = body.x[None, None] > thorax.septum_x
     labels[lungs < 0] = 4
     labels[(lungs < 0) & right] = 3
-    _own(labels, body, thorax.cord, 2)
-    _own(labels, body, thorax.heart, 1)
+    own(labels, body, thorax.cord, 2)
+    own(labels, body, thorax.heart, 1)
     right_mm3, left_mm3 = thorax.lung_volumes_mm3()
     low, high = body.edges
     volumes = {
@@ -174,7 +174,7 @@ def mouse_mri(
     Raises OptionError for numbers that cannot be used, InputError for wrong axis letters.
     """
     seed, noise_seed = check_seeds(seed, noise_seed)
-    grid = field_of_view(_MRI_BOX, spacing_mm, axis_codes, margin_mm, _LIMITS)
+    grid = field_of_view(MRI_BOX, spacing_mm, axis_codes, margin_mm, _LIMITS)
     anatomy, trees, places, texture = random_streams(seed)
     mouse = Individual.drawn(anatomy, size=0.02, shape=0.012, shift_mm=0.3)
     thorax = mouse_thorax(anatomy)
@@ -182,16 +182,16 @@ def mouse_mri(
     volumes = tumor_volumes(tumors, TUMOR_SIZES, places)
     gap = max(0.4, 2.5 * float(body.spacing.max()))
     found = place_tumors([v / mouse.volume for v in volumes], thorax.lungs, thorax.lung_box, gap, places)
-    canvas = Canvas(body, _MRI_VALUES, "air")
+    canvas = Canvas(body, MRI_VALUES, "air")
     lungs = paint_thorax(canvas, thorax, TREES.grow(thorax, trees), [tumor for tumor, _ in found])
     image = canvas.array
     # Tissue is uneven at two scales, and the receive coil sees the front of the body better.
     uneven = 0.10 * smooth_field(body, 0.35, _REACH_MM, texture)
     uneven += 0.13 * smooth_field(body, 4.0, _REACH_MM, texture)
-    signal = (image - np.float32(_MRI_VALUES["air"])) * np.exp(uneven + 0.012 * body.y[None, :, None])
+    signal = (image - np.float32(MRI_VALUES["air"])) * np.exp(uneven + 0.012 * body.y[None, :, None])
     rows = (0.79, 0.47, 0.47)  # rounding to whole gray values brings them to 0.74 and 0.44
     noise = correlated_noise(grid.shape, rows, np.random.default_rng([noise_seed, 2]))
-    image = signal + np.float32(_MRI_VALUES["air"]) + np.float32(1.06) * noise * (1 + 0.02 * signal)
+    image = signal + np.float32(MRI_VALUES["air"]) + np.float32(1.06) * noise * (1 + 0.02 * signal)
     image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
     labels = (lungs < 0).astype(np.uint8)
@@ -208,7 +208,8 @@ def mouse_mri(
     return finished(grid, axis_codes, image, labels, ("lungs", "tumors"), facts)
 
 
-def _own(labels: np.ndarray, grid: Grid, shape: Shape, value: int) -> None:
+def own(labels: np.ndarray, grid: Grid, shape: Shape, value: int) -> None:
+    """Give a value to the voxels whose centers lie in a shape."""
     where, d = grid.distance(shape)
     labels[where][d < 0] = value
 

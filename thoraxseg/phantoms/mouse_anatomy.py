@@ -13,11 +13,18 @@ from thoraxseg.phantoms.thorax import Cage, Diaphragm, LungTrees, Spine, Thorax
 TREES = LungTrees(tips=(80, 50), tip_radius_mm=0.085, step_mm=0.7)
 
 
-def mouse_thorax(rng: np.random.Generator) -> Thorax:
-    """Return the chest of one mouse of standard size, in RAS mm."""
+def mouse_thorax(rng: np.random.Generator, variety: float = 0.0) -> Thorax:
+    """Return the chest of one mouse of standard size, in RAS mm.
+
+    `variety` of 1 makes bodies differ far more than litter mates do, for networks to learn from: build, posture, the
+    heart's size, place and axis, the diaphragm, the cord. With 0 nothing more is drawn.
+    """
 
     def vary(mm: float, count: int = 3) -> np.ndarray:
         return rng.uniform(-mm, mm, count)
+
+    def more(amount: float, count: int = 1) -> np.ndarray:
+        return vary(amount * variety, count) if variety else np.zeros(count)
 
     body = np.array(
         [
@@ -32,6 +39,7 @@ def mouse_thorax(rng: np.random.Generator) -> Thorax:
             (40, 5.6, 5.6, 1.4),
         ]
     )
+    body[:, 1:3] *= 1 + more(0.08) + np.abs(more(0.2))  # some are fat
     cavity = Sleeve(
         np.array(
             [
@@ -45,24 +53,30 @@ def mouse_thorax(rng: np.random.Generator) -> Thorax:
                 (6.6, 2.0, 2.2, 1.0),
                 (7.1, 0.4, 0.5, 1.05),
             ]
-        ),
-        exponent=2.2,
+        )
+        * np.append(1 + more(0.06), 1 + more(0.08, 3)),
+        exponent=2.2 + float(more(0.25)[0]),
     )
     dome = np.array([[0.6, 0.3, 7.3, 6.4, 4.9 + float(vary(0.15, 1)[0])]])
     dome[0, :2] += vary(0.3, 2)
-    diaphragm = Diaphragm(-6.3, 0.18, dome)
-    pointing = np.array([-0.58, 0.22, -0.78]) + vary(0.06)
+    dome[0] += more(0.8, 5)
+    diaphragm = Diaphragm(-6.3 + float(more(1.2)[0]), 0.18 + float(more(0.12)[0]), dome)
+    pointing = np.array([-0.58, 0.22, -0.78]) + vary(0.06) + more(0.22, 3)
     axes = axes_along(pointing)
-    heart_at = np.array([-1.7, 2.3, 0.85]) + vary(0.15)
-    heart = Ellipsoid(heart_at, (3.28, 3.22, 5.35), axes, taper=-0.15)
+    heart_at = np.array([-1.7, 2.3, 0.85]) + vary(0.15) + more(0.7, 3)
+    radii = np.array([3.28, 3.22, 5.35]) * (1 + more(0.1)) * (1 + more(0.1, 3))
+    heart = Ellipsoid(heart_at, tuple(radii.tolist()), axes, taper=-0.15 + float(more(0.15)[0]))
     curve = np.array(
         [(-40, -3.6), (-14, -3.9), (-6, -4.2), (0, -4.0), (5, -3.1), (9, -2.0), (14, -0.8), (34, 0.4)]
     )
-    spine = Spine(curve, 1.3, (0.95, 0.8), 1.55, 0.95, 0.72, 1.1)
+    curve[:, 1] += more(0.4) + more(0.5, len(curve))
+    canal = 0.95 * (1 + float(more(0.12)[0]))
+    cord = 0.72 / 0.95 * canal * (1 + float(more(0.12)[0]))
+    spine = Spine(curve, 1.3 + float(more(0.15)[0]), (0.95, 0.8), 1.55, canal, cord, 1.1)
     levels = spine.levels()
     thoracic = levels[levels[:, 0] < 6.9][:13]
     ribs, cartilage = Cage(cavity, thoracic, 0.42, 0.24, 2.4, 7).ribs()
-    septum = -1.0
+    septum = -1.0 + float(more(0.5)[0])
 
     apex = axes[2]
     left_chamber = Ellipsoid(heart_at + 0.9 * apex - 0.55 * axes[0], (1.15, 1.15, 2.6), axes, taper=-0.2)
@@ -160,7 +174,7 @@ def mouse_thorax(rng: np.random.Generator) -> Thorax:
         heart=heart,
         cord=spine.cord,
         beside_lungs=beside,
-        gap_mm=0.15,
+        gap_mm=0.15 + abs(float(more(0.15)[0])),
         septum_x=septum,
         wall=wall,
         abdomen=abdomen,
