@@ -244,3 +244,127 @@ def test_names_cannot_steer_the_terminal(main, a_file):
 )
 def test_seconds_are_told_for_people(seconds, words):
     assert duration(seconds) == words
+
+
+# What was accepted, what is next, and data sets
+
+
+@pytest.fixture
+def a_scan(tmp_path):
+    """An image and its contours in files."""
+    import numpy as np
+
+    from thoraxseg.io import write_scalar_nrrd, write_segmentation
+    from thoraxseg.segmentation import STRUCTURES, Segmentation
+    from thoraxseg.volume import geometry_from_spacing
+
+    def make(name):
+        grid = geometry_from_spacing((0.5, 0.5, 0.5), "LPS")
+        labels = np.zeros((6, 7, 8), np.uint8)
+        labels[2:4] = 1
+        image, mask = tmp_path / f"{name}.nrrd", tmp_path / f"{name}.seg.nrrd"
+        gray = np.random.default_rng(len(name)).normal(0, 50, labels.shape).astype(np.int16)
+        write_scalar_nrrd(image, gray + int(name[1:]), grid, {})
+        write_segmentation(mask, Segmentation(labels, grid, {1: STRUCTURES["heart"]}))
+        return image, mask
+
+    return make
+
+
+EXPORT = ("--id", 101, "--name", "Mice", "--channel", "CT")
+
+
+def test_a_verdict_with_its_files_becomes_a_data_set(main, a_file, a_scan, tmp_path):
+    image, mask = a_scan("M7")
+    names = "--animal", "M7", "--operator", "Ann"
+    assert main("log", a_file, "accept", *names, "--image", image, "--mask", mask)[0] == 0
+    status, text, errors = main("export-dataset", a_file, "-o", tmp_path / "data", *EXPORT)
+    assert (status, errors) == (0, "")
+    assert "1 case(s) of 1 animal(s): 1 Heart." in text
+    assert "accepted without an edit" in text
+    assert (tmp_path / "data" / "Dataset101_Mice" / "labelsTr" / "M7_1.nii.gz").exists()
+    assert "new or empty folder" in one_error(
+        main("export-dataset", a_file, "-o", tmp_path / "data", *EXPORT), 5
+    )
+    again = ("--id", 102, *EXPORT[2:], "--anonymous", "--json")
+    told = json.loads(main("export-dataset", a_file, "-o", tmp_path / "data", *again)[1])
+    assert told["cases"][0]["case"] == "S001"
+
+
+def test_files_go_with_accept_alone_and_as_a_pair(main, a_file, a_scan):
+    image, mask = a_scan("M7")
+    names = "--animal", "M7", "--operator", "Ann"
+    for words in (
+        ("accept", *names, "--image", image),
+        ("reject", *names, "--image", image, "--mask", mask),
+        ("accept", *names, "--labels", "1=heart"),
+    ):
+        assert "--image and --mask go together" in one_error(main("log", a_file, *words), 2)
+    assert "M8" in one_error(
+        main("log", a_file, "accept", *names, "--image", image, "--mask", "M8.seg.nrrd"), 3
+    )
+    assert times(open_study(a_file)) == []  # no verdict without the files that it is about
+
+
+def test_a_table_names_the_files_of_many_scans_or_of_none(main, a_file, a_scan, tmp_path):
+    table = tmp_path / "files.csv"
+    for animal in ("M7", "M8"):
+        a_scan(animal)
+        main("log", a_file, "accept", "--animal", animal, "--operator", "Ann")
+    table.write_text("animal,image,mask\nM7,M7.nrrd,M7.seg.nrrd\nM8,M8.nrrd,M9.seg.nrrd\n")
+    said = one_error(main("files", a_file, table), 3)
+    assert "line 3" in said and "M9.seg.nrrd" in said
+    assert "no files were named" in one_error(
+        main("export-dataset", a_file, "-o", tmp_path / "d", *EXPORT), 3
+    )
+    table.write_text(table.read_text().replace("M9.seg", "M8.seg"))
+    status, text, _ = main("files", a_file, table)
+    assert (status, text) == (0, "Named the files of 2 scan(s).\n")
+    assert "2 case(s) of 2 animal(s)" in main("export-dataset", a_file, "-o", tmp_path / "d", *EXPORT)[1]
+    main("log", a_file, "accept", "--animal", "M8", "--operator", "Ben")
+    assert "scan 1 by Ann, scan 1 by Ben" in one_error(main("files", a_file, table), 3)
+    table.write_text("animal,image,mask\nM9,M7.nrrd,M7.seg.nrrd\n")
+    assert "one accepted scan of 'M9', got none" in one_error(main("files", a_file, table), 3)
+
+
+@pytest.fixture
+def results(tmp_path):
+    from Testing.training.test_ranking import made
+
+    for n, name in enumerate("abcd"):
+        made(tmp_path / "results", f"mouse-{name}", 0.1 + n / 10)
+    return tmp_path / "results"
+
+
+def test_the_order_is_shown_written_and_printed_as_json(main, results, tmp_path):
+    status, text, errors = main("rank", results, "-o", tmp_path / "next", "--top", 2)
+    assert (status, errors) == (0, "")
+    assert text.index("mouse-d") < text.index("mouse-") + 10
+    assert "4 to correct, 2 of them not shown; 0 left out; 0 that cannot be read." in text
+    assert sorted(path.name for path in (tmp_path / "next").iterdir()) == ["ranking.csv", "ranking.json"]
+    assert "overwritten" in one_error(main("rank", results, "-o", tmp_path / "next"), 5)
+    told = json.loads(main("rank", results, "--json")[1])
+    assert told["ranked"][0]["case"] == "mouse-d"
+    assert told == json.loads((tmp_path / "next" / "ranking.json").read_text())
+
+
+def test_results_that_cannot_be_read_end_in_an_error_after_all_others_were_ranked(main, results, tmp_path):
+    (results / "mouse-b.json").write_text("{")
+    status, text, errors = main("rank", results, "-o", tmp_path / "next")
+    assert status == 3
+    assert "3 to correct; 0 left out; 1 that cannot be read." in text
+    assert "1 result(s) could not be read, all others were ranked" in errors and "mouse-b.json" in errors
+    assert json.loads((tmp_path / "next" / "ranking.json").read_text())["broken"][0]["result"].endswith(
+        "mouse-b.json"
+    )
+
+
+def test_a_run_that_was_logged_with_its_record_is_ranked_by_the_study(main, a_file, results):
+    for name in "ab":
+        path = results / f"mouse-{name}.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "timings_s": {"inference": 2.0}}))
+        names = "--animal", f"M{name}", "--operator", "batch"
+        assert main("log", a_file, "run", *names, "--record", path)[0] == 0
+    told = json.loads(main("rank", "--study", a_file, "--json")[1])
+    assert {one["animal"] for one in told["ranked"]} == {"Ma", "Mb"}
+    assert "expected folders with results" in one_error(main("rank"), 2)

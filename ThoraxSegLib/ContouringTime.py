@@ -17,11 +17,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
 from thoraxseg.errors import InputError, OptionError, ThoraxSegError
-from thoraxseg.files import new_scratch
+from thoraxseg.export import check_pair, reviewed_structures
+from thoraxseg.files import new_scratch, safe_name
+from thoraxseg.io import hash_input, read_segmentation, write_scalar_nrrd, write_segmentation
+from thoraxseg.mrml import segmentation_from_node, volume_from_node
 from thoraxseg.mrml.grids import class_name, node_name
 from thoraxseg.mrml.tables import Column, fill_table
 from thoraxseg.report import printable
@@ -37,6 +41,7 @@ from thoraxseg.study import (
     checked_minutes,
     create_study,
     flat_rows,
+    name_contours,
     open_study,
     put_sessions,
     reviews,
@@ -47,7 +52,8 @@ from thoraxseg.study import (
     write_times,
 )
 from thoraxseg.study.events import MAX_NAME, RUN_PARTS, checked_run
-from ThoraxSegLib.Nodes import KIND_ATTRIBUTE, nodesOfKind, recordOf, referenceVolume
+from thoraxseg.volume import volume_sha256
+from ThoraxSegLib.Nodes import KIND_ATTRIBUTE, digestOfSegmentation, nodesOfKind, recordOf, referenceVolume
 
 if TYPE_CHECKING:
     from ThoraxSegLib.Logic import ThoraxSegLogic
@@ -253,8 +259,12 @@ class ContouringTime:
             ledger.run(**times)
         self._save()
 
-    def verdict(self, verdict) -> None:
-        """Write down what the operator said of the contours: a member of `Review.Verdict`; NONE takes it back."""
+    def verdict(self, verdict, segmentationNode=None) -> None:
+        """Write down what the operator said of the contours: a member of `Review.Verdict`; NONE takes it back.
+
+        With the segmentation and a study file, contours that are accepted are kept beside it: they can become training
+        data (`thoraxseg study export-dataset`). Where that fails, the verdict stands and `problem` says why.
+        """
         ledger = self._opened()
         judge = {
             "ACCEPTED": ledger.accept,
@@ -271,6 +281,41 @@ class ContouringTime:
             )
         judge[name]()
         self._save()
+        self.problems.pop("accepted", None)
+        if name == "ACCEPTED" and segmentationNode is not None and self._study is not None:
+            try:
+                self._keepAccepted(segmentationNode)
+            except ThoraxSegError as error:
+                self.problems["accepted"] = _("The accepted contours were not kept: {reason}").format(
+                    reason=error
+                )
+
+    def _keepAccepted(self, segmentationNode) -> None:
+        """Save the contours as they are now in a folder beside the study file, and name them there with their image.
+
+        What a file holds is part of its name, so that none is ever written over. The image is the file that the volume
+        was read from; a volume that is not (any more) what one file holds is saved, too.
+        """
+        who, volumeNode = self._opened().who, _volumeOf(segmentationNode)
+        volume = volume_from_node(volumeNode)
+        folder = self._study.path.with_name(f"{self._study.path.stem}-accepted")
+        stem = safe_name(f"{who.animal}_{who.scan}_{who.operator}")
+        mask = folder / f"{stem}-{digestOfSegmentation(segmentationNode)[:8]}.seg.nrrd"
+        segmentation = segmentation_from_node(segmentationNode, volumeNode)
+        if not mask.exists():
+            write_segmentation(mask, segmentation)
+        elif not np.array_equal(read_segmentation(mask).labels, segmentation.labels):
+            raise InputError(
+                _(
+                    "{file} was changed after it was kept. Move it away, then judge the contours again."
+                ).format(file=mask)
+            )
+        image = _fileOf(volumeNode, mask)
+        if image is None:
+            image = folder / f"{stem}-{volume_sha256(volume)[:8]}_image.nrrd"
+            if not image.exists():
+                write_scalar_nrrd(image, volume.array, volume.ijk_to_ras, {})
+        name_contours(self._study, who, image, mask, reviewed_structures(mask), hash_input(image))
 
     def soFar(self) -> dict[str, Any]:
         """Return the seconds of the open session, keys as `Ledger.so_far`; empty without one."""
@@ -468,6 +513,19 @@ class ContouringTime:
 def _volumeOf(node):
     """Return the volume of a scan: the node itself, or what its contours were drawn on; without one, the contours."""
     return (referenceVolume(node) if node.IsA("vtkMRMLSegmentationNode") else None) or node
+
+
+def _fileOf(volumeNode, mask: Path) -> Path | None:
+    """Return the file of a volume; None where it has none, was changed since, or we read it in another place."""
+    storage = volumeNode.GetStorageNode() if volumeNode.IsA("vtkMRMLStorableNode") else None
+    path = Path(storage.GetFileName()) if storage is not None and storage.GetFileName() else None
+    if path is None or volumeNode.GetModifiedSinceRead():
+        return None
+    try:
+        check_pair(path, mask)
+    except InputError:  # one slice of a DICOM series, a stack without geometry, a volume that was moved
+        return None
+    return path
 
 
 def _timesOf(timings: Mapping[str, float]) -> dict[str, float]:

@@ -312,7 +312,7 @@ class Review:
             status.SetSegmentStatus(segments.GetNthSegment(n), statuses[verdict])
         ledger = self.logic.__dict__.get("time")  # not made for this alone
         if ledger is not None and ledger.isFor(Nodes.referenceVolume(segmentationNode)):
-            ledger.verdict(verdict)
+            ledger.verdict(verdict, segmentationNode)
 
     def verdict(self, segmentationNode) -> Verdict:
         """Return what was said of the contours; NONE where nothing was."""

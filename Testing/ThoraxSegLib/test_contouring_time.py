@@ -20,11 +20,13 @@ import slicer
 
 from Testing.study.conftest import Unflushed
 from thoraxseg.errors import InputError, OptionError, OutputError
+from thoraxseg.export import read_accepted
+from thoraxseg.io import read_segmentation, write_scalar_nrrd, write_segmentation
 from thoraxseg.mrml import segmentation_to_node
 from thoraxseg.mrml.grids import grid_of
 from thoraxseg.mrml.tables import table_columns, table_rows
 from thoraxseg.segmentation import STRUCTURES, Segmentation
-from thoraxseg.study import Clock, create_study, open_study, times
+from thoraxseg.study import Clock, accepted_cases, create_study, open_study, times
 from ThoraxSegLib.ContouringTime import ContouringTime
 from ThoraxSegLib.Nodes import KIND_ATTRIBUTE, RECORD_ROLE, VOLUME_ROLE
 
@@ -651,3 +653,89 @@ def test_the_logic_of_the_module_has_it(thoraxLogic, volumeNode):
     thoraxLogic.time.look()
     thoraxLogic.close()
     assert [row["operator"] for row in thoraxLogic.time.rows()] == ["Ann"]
+
+
+# What is kept of accepted contours
+
+
+@pytest.fixture
+def drawn(scene, volumeNode):
+    """A heart on the volume."""
+    slicer.util.arrayFromVolume(volumeNode)[1, 2, 3] = 7
+    volumeNode.Modified()
+    labels = np.zeros((3, 4, 5), np.uint8)
+    labels[1, 1:3] = 1
+    grid = grid_of(volumeNode).world
+    node = segmentation_to_node(
+        Segmentation(labels, grid, {1: STRUCTURES["heart"]}), volumeNode, name="heart"
+    )
+    node.SetNodeReferenceID(VOLUME_ROLE, volumeNode.GetID())
+    return node
+
+
+def test_accepted_contours_are_kept_beside_the_study_with_their_image(time, drawn, tmp_path):
+    time.studyPath = tmp_path / "mice.sqlite"
+    time.open(drawn, "Ann", animal="M7", scan="d3")
+    for verdict in (Verdict.NEEDS_WORK, Verdict.REJECTED):
+        time.verdict(verdict, drawn)
+    assert not (tmp_path / "mice-accepted").exists()
+    time.verdict(Verdict.ACCEPTED, drawn)
+    assert time.problem == ""
+    (case,) = accepted_cases(open_study(tmp_path / "mice.sqlite"))
+    assert (case.animal, case.scan, case.operator, dict(case.structures)) == ("M7", "d3", "Ann", {1: "heart"})
+    assert case.mask.parent == case.image.parent == tmp_path / "mice-accepted"
+    image, labels, _ = read_accepted(case, {1: "heart"})
+    assert np.argwhere(image.array == 7).tolist() == [[1, 2, 3]]
+    assert np.count_nonzero(labels) == np.count_nonzero(labels[1, 1:3]) == 10
+
+
+def test_contours_that_are_edited_after_the_verdict_are_no_training_data(time, drawn, clock, tmp_path):
+    time.studyPath = tmp_path / "mice.sqlite"
+    time.open(drawn, "Ann")
+    time.verdict(Verdict.ACCEPTED, drawn)
+    time.edit("Heart")
+    clock.pass_(5)
+    time.touch()
+    time.look()
+    assert accepted_cases(open_study(tmp_path / "mice.sqlite")) == []
+    time.verdict(Verdict.ACCEPTED, drawn)
+    assert len(accepted_cases(open_study(tmp_path / "mice.sqlite"))) == 1
+
+
+def test_a_volume_that_is_what_its_file_holds_is_not_saved_again(time, scene, tmp_path):
+    path = tmp_path / "M7.nrrd"
+    write_scalar_nrrd(path, np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.diag([0.5, 0.5, 0.5, 1]), {})
+    node = slicer.util.loadVolume(str(path))
+    labels = np.zeros((3, 4, 5), np.uint8)
+    labels[1] = 1
+    contours = segmentation_to_node(Segmentation(labels, grid_of(node).world, {1: STRUCTURES["heart"]}), node)
+    time.studyPath = tmp_path / "mice.sqlite"
+    time.open(contours, "Ann")
+    time.verdict(Verdict.ACCEPTED, contours)
+    (case,) = accepted_cases(open_study(tmp_path / "mice.sqlite"))
+    assert case.image == path
+    assert len(list((tmp_path / "mice-accepted").iterdir())) == 1
+
+
+def test_where_contours_cannot_be_kept_the_verdict_stands_and_it_is_said(time, drawn, tmp_path):
+    time.studyPath = tmp_path / "mice.sqlite"
+    (tmp_path / "mice-accepted").write_text("in the way")
+    time.open(drawn, "Ann")
+    time.verdict(Verdict.ACCEPTED, drawn)
+    assert "were not kept" in time.problem and "mice-accepted" in time.problem
+    assert rowOf(time)["verdict"] == "accepted"
+    (tmp_path / "mice-accepted").unlink()
+    time.verdict(Verdict.ACCEPTED, drawn)
+    assert time.problem == ""
+
+
+def test_a_kept_file_that_somebody_changed_is_not_taken_for_what_was_accepted(time, drawn, tmp_path):
+    time.studyPath = tmp_path / "mice.sqlite"
+    time.open(drawn, "Ann")
+    time.verdict(Verdict.ACCEPTED, drawn)
+    (case,) = accepted_cases(open_study(tmp_path / "mice.sqlite"))
+    grid = read_segmentation(case.mask).ijk_to_ras
+    write_segmentation(case.mask, Segmentation(np.ones((3, 4, 5), np.uint8), grid, {1: STRUCTURES["heart"]}))
+    time.verdict(Verdict.ACCEPTED, drawn)
+    assert "was changed after it was kept" in time.problem
+    assert accepted_cases(open_study(tmp_path / "mice.sqlite")) == []

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import click
 
+from thoraxseg.cli.active import LABELS_HELP, export_dataset, files, look_at_files, name_files, rank
 from thoraxseg.cli.common import Place, Text, common, console, json_flag
 from thoraxseg.cli.common import table as new_table
 from thoraxseg.errors import InputError, OptionError
@@ -39,7 +40,7 @@ SCAN = click.option(
 
 @click.group()
 def study() -> None:
-    """Keep and read the time that contouring takes."""
+    """Keep the time that contouring takes and what was accepted, and learn from it."""
 
 
 @study.command()
@@ -92,6 +93,9 @@ def change(path: Path, manual_minutes: str) -> None:
 @click.option("--inference", "inference_s", type=float, help="Seconds of it; of a run only.")
 @click.option("--export", "export_s", type=float, help="Seconds of it; of a run only.")
 @click.option("--record", type=Place(), help="Take the times of a run from a CASE.json of 'segment'.")
+@click.option("--image", type=Place(), help="The image that was contoured, as a file or folder; with accept.")
+@click.option("--mask", type=Place(), help="The contours that are accepted, such as a saved .seg.nrrd.")
+@click.option("--labels", metavar="N=NAME,...", type=Text(), help=LABELS_HELP)
 @common
 def log(
     path: Path,
@@ -102,11 +106,15 @@ def log(
     structure: str | None,
     seconds: float | None,
     record: Path | None,
+    image: Path | None,
+    mask: Path | None,
+    labels: str | None,
     **parts: float | None,
 ) -> None:
     """Enter one EVENT into STUDY.
 
-    A time from a stopwatch or a script, or a verdict.
+    A time from a stopwatch or a script, or a verdict. With --image and --mask, 'accept' says which files it is about:
+    they can become training data ('study export-dataset').
 
     \b
     Examples:
@@ -116,9 +124,10 @@ def log(
         --structure heart --seconds 95
       thoraxseg study log mice.sqlite run --animal M7 --operator Ann \\
         --record results/M7.json
-      thoraxseg study log mice.sqlite accept --animal M7 --operator Ann
+      thoraxseg study log mice.sqlite accept --animal M7 --operator Ann \\
+        --image M7.nii.gz --mask M7.seg.nrrd
     """  # noqa: D301 - click wants the control character
-    from thoraxseg.study import log_event, open_study
+    from thoraxseg.study import log_event, name_result, open_study
 
     given = {name: value for name, value in parts.items() if value is not None}
     if record is not None:
@@ -126,8 +135,19 @@ def log(
             raise OptionError("--record is for a run, and has all its times: leave the other times away.")
         given = _run_of(record)
         seconds = given.pop("total_s")
-    who = Who(animal, scan, operator)
-    done = log_event(open_study(path), who, event.replace("-", " "), structure, seconds, given)
+    if (
+        (image is None) != (mask is None)
+        or (event != "accept" and (image or labels))
+        or (labels and not mask)
+    ):
+        raise OptionError("--image and --mask go together, and with accept only; --labels goes with them.")
+    who, store = Who(animal, scan, operator), open_study(path)
+    looked_at = None if image is None or mask is None else (image, mask, *look_at_files(image, mask, labels))
+    done = log_event(store, who, event.replace("-", " "), structure, seconds, given)
+    if looked_at is not None:
+        name_files(store, who, *looked_at)
+    if record is not None:
+        name_result(store, who, record)
     _tell_entry("Entered", who, done)
 
 
@@ -182,6 +202,10 @@ def time(path: Path, manual_minutes: str | None, anonymous: bool, output: Path |
         click.echo(json.dumps(record(found), indent=2, allow_nan=False))
         return
     _show(found, record(found), output)
+
+
+for command in (files, rank, export_dataset):
+    study.add_command(command)
 
 
 def duration(seconds: float | None) -> str:

@@ -1,5 +1,16 @@
 """The store of a study: who contoured what, and the time it took, in one SQLite file."""
 
+from thoraxseg.study.accepted import (
+    Acceptance,
+    AcceptedCase,
+    KnownScan,
+    LeftOut,
+    acceptance,
+    accepted_cases,
+    known_scans,
+    name_contours,
+    name_result,
+)
 from thoraxseg.study.events import KINDS, Event, Who, log_event, run_from_timings, undo_last
 from thoraxseg.study.export import coded, flat_rows, record, write_times
 from thoraxseg.study.ledger import HEARTBEAT_S, IDLE_AFTER_S, Clock, Ledger
@@ -26,19 +37,28 @@ __all__ = [
     "MEASURED",
     "PAPER_MANUAL_MIN",
     "PAPER_RUNTIME_S",
+    "Acceptance",
+    "AcceptedCase",
     "Clock",
     "Event",
+    "KnownScan",
     "Ledger",
+    "LeftOut",
     "Review",
     "Session",
     "Store",
     "Who",
+    "acceptance",
+    "accepted_cases",
     "all_totals",
     "checked_minutes",
     "coded",
     "create_study",
     "flat_rows",
+    "known_scans",
     "log_event",
+    "name_contours",
+    "name_result",
     "open_study",
     "put_sessions",
     "record",

@@ -30,6 +30,7 @@ def coded(found: Sequence[Review]) -> list[Review]:
             scan=f"S{review.case_id:03d}",
             operator=f"O{review.operator_id:03d}",
             opened_utc="",
+            verdict_utc="",
         )
         for review in found
     ]

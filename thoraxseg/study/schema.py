@@ -64,6 +64,27 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX sessions_of_case ON sessions (case_id, operator_id)",
     ),
     ("ALTER TABLE events ADD COLUMN withdrawn_utc TEXT",),
+    # `contours`: where image and mask lie that a verdict (`event_id`) is about. `results`: the record of a run.
+    # `structures` is JSON, label -> key. Paths are relative to the study file where they lie beside or below it.
+    (
+        """CREATE TABLE contours (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            event_id INTEGER NOT NULL UNIQUE REFERENCES events (id),
+            image TEXT NOT NULL CHECK (length(image) > 0),
+            image_sha256 TEXT NOT NULL,
+            mask TEXT NOT NULL CHECK (length(mask) > 0),
+            mask_sha256 TEXT NOT NULL,
+            structures TEXT NOT NULL,
+            named_utc TEXT NOT NULL
+        )""",
+        """CREATE TABLE results (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            case_id INTEGER NOT NULL REFERENCES cases (id),
+            record TEXT NOT NULL CHECK (length(record) > 0),
+            named_utc TEXT NOT NULL,
+            UNIQUE (case_id, record)
+        )""",
+    ),
 )
 
 

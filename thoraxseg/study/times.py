@@ -113,6 +113,9 @@ class Review:
     waiting_s: float = 0.0
     idle_s: float = 0.0
     verdict: str = ""
+    verdict_event: int = 0
+    """The event that said so first, and has not been contradicted or edited away since; 0 without a verdict."""
+    verdict_utc: str = ""
     edited_since: bool = False
     sessions: set[int] = field(default_factory=set)
     closed: set[int] = field(default_factory=set)
@@ -396,13 +399,20 @@ def _count(review: Review, row: sqlite3.Row, structure: str) -> None:
         by_structure = review.editing if kind == "edit" else review.manual
         by_structure[structure] = by_structure.get(structure, 0.0) + seconds
         if kind == "edit" and review.verdict and seconds > 0:
-            review.verdict, review.edited_since = "", True
-    elif kind in VERDICTS:
-        review.verdict, review.edited_since = VERDICTS[kind], False
-    elif kind == TAKE_BACK:
-        review.verdict, review.edited_since = "", False
+            _judge(review, "", row)
+            review.edited_since = True
+    elif kind in VERDICTS or kind == TAKE_BACK:
+        _judge(review, VERDICTS.get(kind, ""), row)
+        review.edited_since = False
     elif kind == "close":
         review.closed.add(row["session_id"])
+
+
+def _judge(review: Review, verdict: str, row: sqlite3.Row) -> None:
+    """Note a verdict; the same one again changes nothing, so that its first event stays the one that counts."""
+    if verdict != review.verdict:
+        review.verdict = verdict
+        review.verdict_event, review.verdict_utc = (row["id"], row["ended_utc"]) if verdict else (0, "")
 
 
 def _mark_overlaps(found: dict[tuple[int, int], Review], rows: Sequence[sqlite3.Row]) -> None:
