@@ -14,6 +14,7 @@ from thoraxseg.cli.reproducing import reproduce
 from thoraxseg.cli.segmenting import demo, segment, sweep
 from thoraxseg.cli.stops import STOPS, asked_to_stop, ended_by_signals, stopped
 from thoraxseg.cli.study import study
+from thoraxseg.cli.training import train
 from thoraxseg.errors import EXIT_STATUS, InputError, ThoraxSegError
 from thoraxseg.progress import Cancelled
 from thoraxseg.worker import NO_MEMORY
@@ -34,7 +35,9 @@ def app() -> None:
     """
 
 
-for command in (demo, segment, sweep, compare, observers, evaluate, stats, reproduce, study, checkpoints):
+for command in (
+    demo, segment, sweep, compare, observers, evaluate, stats, reproduce, study, train, checkpoints,
+):  # fmt: skip
     app.add_command(command)
 
 
