@@ -109,6 +109,18 @@ def test_the_config_of_a_run_runs_again_and_flags_go_before_it(data, tmp_path, c
     assert "seed is 0 there, 7 here" in capsys.readouterr().err
 
 
+def test_the_config_of_a_run_on_relative_paths_runs_from_everywhere(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(data["MRI"].parent)
+    length = ("--epochs", "1", "--set", "settings.steps_per_epoch=1", "--animals", "MRI/animals.csv")
+    relative = [
+        word if word != str(data["MRI"]) else "MRI" for word in words("deepmeta", data, "a run", *length)
+    ]
+    assert main(relative) == 0
+    assert "-c 'a run/checkpoint'" in capsys.readouterr().out  # can be copied
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", str(data["MRI"].parent / "a run" / "config.json"), "--dry-run"]) == 0
+
+
 def test_a_dry_run_tells_the_plan_and_writes_nothing(data, tmp_path, capsys):
     assert main(words("deepmeta", data, tmp_path / "run", "--dry-run")) == 0
     told = capsys.readouterr().out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from thoraxseg.progress import Cancelled, each, part, silent
+from thoraxseg.progress import Cancelled, each, in_words, part, silent
 
 
 def test_a_stage_owns_its_slice_of_the_bar():
@@ -51,3 +51,8 @@ def test_a_progress_callback_can_cancel_before_the_next_item():
 
 def test_the_default_progress_reports_to_nobody():
     assert silent(0.5, "work") is None
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0, "0 min"), (400, "7 min"), (7500, "2 h 05 min")])
+def test_a_time_to_wait_is_said_in_words(seconds, words):
+    assert in_words(seconds) == words

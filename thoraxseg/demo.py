@@ -1,4 +1,4 @@
-"""The demo: a real mouse chest MRI with published weights, or phantoms with the checkpoints that are built in."""
+"""The demo: a real mouse chest MRI with published weights, or, without network and cache, a phantom."""
 
 from __future__ import annotations
 
@@ -13,42 +13,26 @@ from thoraxseg.io import read_volume
 from thoraxseg.options import SegmentOptions
 from thoraxseg.pipeline import segment, segment_file, stack_geometry, write_case
 from thoraxseg.progress import Progress, part, silent
-from thoraxseg.segmentation import STRUCTURES
 from thoraxseg.volume import Volume
 
 REAL_CHECKPOINT, REAL_SAMPLE = "deepmeta-mouse-mri", "souris_8.tif"
-MOUSE_MRI, MOUSE_CT, HUMAN_CT = TASKS = ("mouse-mri", "mouse-ct", "human-ct")
-"""What can be shown: a real mouse, or a phantom with a built-in checkpoint."""
-BUILT_IN = {MOUSE_CT: "mouse-ct-thorax-mini", HUMAN_CT: "human-ct-lung-tumor-mini"}
-"""Task -> checkpoint; that of mouse MRI is published and fetched."""
 PHANTOM_CHECKPOINT = "phantom-threshold"
 PHANTOM_WARNING = (
     "PHANTOM: this is a computed drawing of a mouse, not a scan, and the stand-in network only tells dark "
     "from bright. Run 'thoraxseg demo' with a network connection for the real mouse."
 )
 
-DRAWN_WARNING = (
-    "PHANTOM: this is a computed drawing, not a scan. How well it goes says nothing of a living animal."
-)
-
 
 def run_demo(
-    folder: Path,
-    options: SegmentOptions,
-    offline: bool = False,
-    progress: Progress = silent,
-    task: str = MOUSE_MRI,
+    folder: Path, options: SegmentOptions, offline: bool = False, progress: Progress = silent
 ) -> dict[str, Any]:
     """Run the whole road once into `folder` and return the record of the case.
 
-    `task` is one of `TASKS`. That of mouse MRI fetches the published package of weights and mouse once; later runs
-    need no network. `offline` fetches nothing: without the cached package a phantom and a stand-in network take
-    their place, and the record's warnings say so. The other tasks draw a phantom and need no network.
-    Raises DownloadError when something has to be fetched and cannot be.
+    Fetches the published package of weights and mouse once; later runs need no network. `offline`
+    fetches nothing: without the cached package a phantom and a stand-in network take their place, and
+    the record's warnings say so. Raises DownloadError when something has to be fetched and cannot be.
     """
     check_writable(folder)
-    if task in BUILT_IN:
-        return _built_in_demo(folder, options, task, progress)
     card = list_cards()[REAL_CHECKPOINT]
     if offline and not is_installed(card):
         return _phantom_demo(folder, options, progress)
@@ -62,28 +46,6 @@ def real_mouse() -> Volume:
     """Return the real mouse, once its package is installed, on the geometry of its card: the stack states none."""
     card = list_cards()[REAL_CHECKPOINT]
     return read_volume(sample_path(card, REAL_SAMPLE), stack_geometry(card))
-
-
-def _built_in_demo(folder: Path, options: SegmentOptions, task: str, progress: Progress) -> dict[str, Any]:
-    """Contour a phantom that is not one of those the checkpoint learned from, and note what is true of it."""
-    from thoraxseg.phantoms import human_chest_ct, mouse_micro_ct
-
-    progress(0.0, "Making a phantom")
-    if task == MOUSE_CT:
-        phantom = mouse_micro_ct(seed=0, spacing_mm=0.2, margin_mm=2.0)
-    else:
-        phantom = human_chest_ct(seed=0, spacing_mm=2.0)
-    checkpoint = open_checkpoint(BUILT_IN[task])
-    result = segment(phantom.volume, checkpoint, options, part(progress, 0.05, 0.8))
-    volumes = ", ".join(
-        f"{STRUCTURES[key].name.lower()} {volume:,.0f}"
-        for key, volume in phantom.facts["volumes_mm3"].items()
-    )
-    truth = f"True volumes of this phantom in mm3: {volumes}."
-    result = replace(result, warnings=(DRAWN_WARNING, *result.warnings), notes=(*result.notes, truth))
-    digest = hashlib.sha256(phantom.volume.array.tobytes()).hexdigest()
-    name = f"phantom_{task.replace('-', '_')}"
-    return write_case(result, folder, name, digest, part(progress, 0.8, 1.0), with_image=True)
 
 
 def _phantom_demo(folder: Path, options: SegmentOptions, progress: Progress) -> dict[str, Any]:

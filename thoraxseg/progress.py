@@ -40,3 +40,9 @@ def each(items: Iterable[T], progress: Progress, message: str) -> Iterator[T]:
         progress(done / total, message)
         yield item
     progress(1.0, message)
+
+
+def in_words(seconds: float) -> str:
+    """Return a time to wait as a person reads it: `7 min`, `2 h 05 min`."""
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

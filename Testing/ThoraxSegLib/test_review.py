@@ -428,7 +428,9 @@ def test_the_open_ledger_is_told_of_the_verdict_and_none_is_made_for_it(thoraxLo
 
     class Ledger:
         volumes = (Nodes.volumeOf(result),)
-        verdict = staticmethod(told.append)
+
+        def verdict(self, verdict, segmentationNode):
+            told.append((verdict, segmentationNode))
 
         def isFor(self, volumeNode):
             return volumeNode in self.volumes
@@ -440,7 +442,7 @@ def test_the_open_ledger_is_told_of_the_verdict_and_none_is_made_for_it(thoraxLo
     thoraxLogic.review.setVerdict(result, Verdict.NEEDS_WORK)
     Ledger.volumes = ()  # none is open, or one for another animal
     thoraxLogic.review.setVerdict(result, Verdict.REJECTED)
-    assert told == [Verdict.NEEDS_WORK]
+    assert told == [(Verdict.NEEDS_WORK, result)]
 
 
 def test_a_verdict_on_one_animal_is_none_on_the_animal_whose_clock_runs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from thoraxseg.checkpoints.structures import named
 from thoraxseg.errors import OptionError
 from thoraxseg.segmentation import STRUCTURES
 from thoraxseg.training.augmentation import (
@@ -259,6 +260,28 @@ def test_sides_are_read_from_the_names_of_structures():
     del labels[4]
     assert side_options(labels) == {"labels": [2], "swap": []}
     assert side_options({1: STRUCTURES["lungs"]}) == {"labels": [], "swap": []}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("kidney_left", "kidney_right"), ("Kidney L", "Kidney R"), ("KidneyLt", "KidneyRight")],
+)
+def test_sides_of_structures_that_are_none_of_ours_are_seen_wherever_their_names_have_them(names):
+    structures = {value: named(name, value) for value, name in enumerate(names, start=1)}
+    structures[3] = named("lung_middle_lobe_right", 3)
+    sides = side_options(structures)
+    assert sides == {"labels": [1, 2, 3], "swap": [[2, 1]]}
+    flips = {"flips": {"probability": 0.5, "axes": ["i"]}}
+    with pytest.raises(OptionError, match=r"label\(s\) 3 "):
+        check_augmentation({**flips, "sides": sides}, 3)
+    del structures[3]
+    check_augmentation({**flips, "sides": side_options(structures)}, 3)
+
+
+def test_sides_that_are_not_clear_have_no_partner():
+    twice = {1: named("kidney left", 1), 2: named("kidney right", 2), 3: named("Kidney-R", 3)}
+    assert side_options(twice) == {"labels": [1, 2, 3], "swap": []}
+    assert side_options({1: named("left or right kidney", 1)}) == {"labels": [1], "swap": []}
 
 
 def test_masks_keep_their_values():

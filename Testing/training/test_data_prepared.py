@@ -226,3 +226,16 @@ def test_a_case_without_contours_is_refused(a_set, a_heart_card, tmp_path):
     data = a_set()
     with pytest.raises(InputError, match="expected contours to learn from"):
         prepare_case(replace(data.cases[0], label=None), data, a_heart_card(), tmp_path / "kept")
+
+
+def test_hundreds_of_prepared_cases_hold_no_files_open(a_set, a_heart_card, tmp_path):
+    psutil = pytest.importorskip("psutil")
+    process = psutil.Process()
+    if not hasattr(process, "num_fds"):
+        pytest.skip("this system does not count open files so")
+    data, card = a_set(), a_heart_card()
+    before = process.num_fds()
+    cases = [prepare_case(data.cases[0], data, card, tmp_path / "kept") for _ in range(40)]
+    sums = [float(case.channels.sum()) + int(case.labels.sum()) for case in cases]
+    assert len(set(sums)) == 1
+    assert process.num_fds() < before + 10

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -86,16 +88,18 @@ def test_several_folds_become_one_checkpoint_and_fewer_replace_it(card, tmp_path
     assert not (tmp_path / "fold_0.safetensors").exists()
 
 
-def test_a_full_disk_leaves_the_former_checkpoint(card, tmp_path, monkeypatch):
-    from safetensors import SafetensorError
-    from safetensors import torch as writer
+def test_whoever_may_read_the_card_may_read_the_weights(card, tmp_path):
+    write_checkpoint(card, state_of(card), tmp_path)
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
 
+
+def test_a_full_disk_leaves_the_former_checkpoint(card, tmp_path, monkeypatch):
     first = open_checkpoint(write_checkpoint(card, state_of(card), tmp_path)).card.sha256
 
     def full(*_):
-        raise SafetensorError("no space left on device")
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writer, "save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OutputError, match="Free space"):
         write_checkpoint(card, state_of(card, 2), tmp_path)
     assert open_checkpoint(tmp_path).card.sha256 == first

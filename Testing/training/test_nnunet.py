@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -19,7 +20,7 @@ import SimpleITK
 
 from Testing.training import tiny_data
 from Testing.training.nnunet_mice import fast, mice, mouse
-from thoraxseg.errors import DependencyError, InputError, OptionError, ThoraxSegError
+from thoraxseg.errors import CheckpointError, DependencyError, InputError, OptionError, ThoraxSegError
 from thoraxseg.io import read_volume
 from thoraxseg.progress import silent
 from thoraxseg.training.batch import IGNORE
@@ -495,6 +496,30 @@ def test_a_process_that_is_killed_is_one_sentence_with_the_place_of_the_log(tmp_
 
 class Stop(Exception):
     pass
+
+
+class _Runs:
+    """What a pickle of somebody else's may do."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self):
+        return Path.touch, (self.place,)
+
+
+@needs_nnunet
+def test_a_checkpoint_that_would_run_code_is_refused_before_nnunet_loads_it(tmp_path):
+    torch = pytest.importorskip("torch")
+    bad, touched = tmp_path / "checkpoint_latest.pth", tmp_path / "touched"
+    torch.save({"network_weights": {"a": torch.zeros(1)}, "init_args": {}, "logging": _Runs(touched)}, bad)
+    work = SimpleNamespace(task={"output": str(tmp_path)})
+    kind = child._trainer_class(work, "2d_fold_0", [])
+    trainer = kind.__new__(kind)
+    trainer.was_initialized, trainer.device = True, torch.device("cpu")
+    with pytest.raises(CheckpointError, match=r"checkpoint_latest\.pth: .*Nothing was run"):
+        trainer.load_checkpoint(str(bad))
+    assert not touched.exists()
 
 
 @needs_nnunet

@@ -204,6 +204,12 @@ def test_names_that_look_like_scans_of_one_animal_are_not_ranked_as_several(resu
     assert len(rank([results], animals="(.+)_day").ranked) == 2
 
 
+def test_results_of_nobody_knows_which_animals_are_said_to_be_so_in_words_about_ranking(a_cohort):
+    (note,) = rank([a_cohort]).notes
+    assert "counts as an animal of its own" in note and "held-out" not in note
+    assert rank([a_cohort], animals="case").notes != (note,)
+
+
 def test_the_order_is_the_same_every_time_and_whatever_the_order_of_the_input(a_cohort):
     made(a_cohort, "twin-x", 0.3)
     made(a_cohort, "twin-y", 0.3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -179,6 +180,27 @@ def test_a_run_whose_files_changed_meanwhile_is_refused(trained, mri, tmp_path):
         run.train(config, folder)
 
 
+def test_a_run_goes_on_when_its_data_have_moved(trained, mri, tmp_path):
+    config, folder, _ = trained
+    moved, here = shutil.copytree(folder, tmp_path / "run"), shutil.copytree(mri, tmp_path / "data")
+    run.train(replace(config, data=str(here)), moved)
+    assert json.loads((moved / "config.json").read_text("utf-8"))["data"] == str(here)
+
+
+def test_an_animal_that_was_learned_from_never_comes_to_be_held_out(trained, mri, tmp_path):
+    config, folder, _ = trained
+    moved, here = shutil.copytree(folder, tmp_path / "run"), shutil.copytree(mri, tmp_path / "data")
+    told = (here / "animals.csv").read_text("utf-8")
+    (here / "animals.csv").write_text(told.replace("mouse 3", "mouse 2"), "utf-8")
+    with pytest.raises(OutputError, match=r"other animals or labels: m3 changed"):
+        run.train(replace(config, data=str(here)), moved)
+    (here / "animals.csv").write_text(told, "utf-8")
+    folds = json.loads((folder / "splits_final.json").read_text("utf-8"))
+    (here / "splits_final.json").write_text(json.dumps(folds[::-1]), "utf-8")
+    with pytest.raises(OutputError, match="other folds"):
+        run.train(replace(config, data=str(here)), moved)
+
+
 def test_two_runs_in_one_folder_are_refused(mri, tmp_path):
     config = config_for("deepmeta", mri)
     tmp_path.joinpath("r").mkdir()
@@ -329,7 +351,11 @@ def test_wrong_options_are_told_before_anything_is_trained(mri):
         ("settings.loss.name=mse", "loss"),
         ("settings.loss.beta=1", "beta"),
         ("sampling.sampler=magic", "sampler"),
-        ("sampling.colour=1", "colour"),
+        ("sampling.colour=1", "unknown colour; known are sampler"),
+        ("sampling.patch_size=[1,33,33]", "sampling.patch_size: the network cannot take 33 x 33"),
+        ("preprocess.0.size_px=[30,30]", "preprocess: the network cannot take 30 x 30"),
+        ("settings.optimizer.lr=-1", "lr"),
+        ("settings.schedule.name=slow", "slow"),
         ("augmentation.warp={}", "warp"),
         ("settings.momentum=1", "momentum"),
         ("network.layers=3", "layers"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+import weakref
 from collections import Counter
 from itertools import pairwise
 from types import SimpleNamespace
@@ -138,8 +141,10 @@ def test_training_on_no_case_is_refused():
 
 
 def sorted_draws(errors, where, floor):
-    """The definition, word by word: sort, cumulative sum, look up."""
-    order = np.argsort(errors, kind="stable")
+    """The definition: order (by error to 8 binary digits, then by place), cumulative sum, look up."""
+    digits, exponent = np.frexp(errors)
+    ranks = np.where(errors > 0, exponent * 128 + np.floor(digits * 256) - 128, -1e6)
+    order = np.argsort(np.maximum(ranks, ranks.max() - 32 * 128 + 1), kind="stable")
     chance = (1 - floor) * errors[order].astype(np.float64) / errors.sum(
         dtype=np.float64
     ) + floor / errors.size
@@ -147,19 +152,70 @@ def sorted_draws(errors, where, floor):
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.01, 1.0])
-def test_draws_are_those_of_sorting_the_whole_map(floor):
+@pytest.mark.parametrize("shape", [(5000,), (10, 20, 25)])
+def test_draws_are_those_of_ordering_the_whole_map(shape, floor):
     rng = np.random.default_rng(3)
     errors = (rng.random(5000) ** 8).astype(np.float32)
     errors[rng.integers(0, 5000, 2000)] = 0
     where = (np.arange(40) + np.random.default_rng(9).random(40)) / 40
-    got = draw_by_error(errors, 40, np.random.default_rng(9), floor)
+    got = draw_by_error(errors.reshape(shape), 40, np.random.default_rng(9), floor)
     np.testing.assert_array_equal(got, sorted_draws(errors, where, floor))
+
+
+def test_drawing_takes_far_less_memory_than_the_map():
+    whole = np.random.default_rng(0).random((70, 110, 110), dtype=np.float32) ** 8
+    errors = whole[5:-5, 5:-5, 5:-5]  # the valid centers of a map on the disk
+    tracemalloc.start()
+    try:
+        draw_by_error(errors, 12, np.random.default_rng(1), 0.01)
+        assert tracemalloc.get_traced_memory()[1] < errors.size * 4 / 1.5
+    finally:
+        tracemalloc.stop()
+
+
+def test_looking_for_classes_and_slices_takes_far_less_memory_than_the_labels():
+    labels = np.zeros((60, 120, 120), np.uint8)
+    labels[30, 50, 50], labels[31, 60, 60] = 2, IGNORE
+    balance = SamplingOptions("balanced", (4, 4, 4), 1)
+    few = SamplingOptions("slices", (1, 8, 8), 1, slices="foreground")
+    tracemalloc.start()
+    try:
+        balanced = Positions([SimpleNamespace(id="a", labels=labels)], balance, 0)
+        slices = Positions([SimpleNamespace(id="a", labels=labels)], few, 0)
+        assert tracemalloc.get_traced_memory()[1] < labels.size / 2
+    finally:
+        tracemalloc.stop()
+    assert balanced.classes == (2,) and slices.count == 1
+
+
+def test_labels_are_held_only_while_they_are_looked_at():
+    """An open memory map is an open file, and of those a process may have 256 on a Mac."""
+    held = []
+
+    class Opened:
+        id = "a"
+
+        @property
+        def labels(self):
+            array = np.zeros((8, 9, 10), np.uint8).view(Watched)
+            array[4, 4, 4] = 1
+            held.append(weakref.ref(array))
+            return array
+
+    positions = Positions([Opened()], SamplingOptions("balanced", (4, 4, 4), 1, foreground_share=1), 0)
+    positions.at(0)
+    gc.collect()
+    assert held and not any(one() is not None for one in held)
+
+
+class Watched(np.ndarray):
+    """An array that can be pointed at weakly, as a memory map can."""
 
 
 def test_frequencies_follow_the_map_and_the_floor():
     errors = np.array([[0.0, 1.0, 2.0], [3.0, 4.0, 0.0]], np.float32)
     rng = np.random.default_rng(1)
-    floor, times = 0.12, 20_000
+    floor, times = 0.12, 5_000
     got = np.bincount([draw_by_error(errors, 1, rng, floor)[0] for _ in range(times)], minlength=6)
     expected = (1 - floor) * errors.ravel() / 10 + floor / 6
     assert chisquare(got, expected * times).pvalue > 1e-3

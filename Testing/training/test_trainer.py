@@ -322,10 +322,45 @@ def test_without_a_gpu_asking_for_one_is_refused(tmp_path):
         trained(tmp_path, replace(SETTINGS, device="cuda"))
 
 
+def test_sixteen_bit_floats_of_a_gpu_are_refused_without_one(tmp_path):
+    with pytest.raises(OptionError, match=r"float16 needs a GPU\. Use bfloat16"):
+        trained(tmp_path, replace(SETTINGS, precision="float16", device="cpu"))
+
+
+def test_statistics_that_are_no_numbers_end_the_run_too(tmp_path):
+    class Poisoned(Blobs):
+        def start_epoch(self, epoch, network):
+            if epoch == 2:
+                network[1].running_var[0] = math.nan
+
+    _, ended = trained(tmp_path, source=Poisoned())
+    assert ended.reason is Reason.DIVERGED and ended.epoch == 2
+
+
+def test_a_log_that_cannot_be_replaced_does_not_end_the_run(tmp_path, monkeypatch, caplog):
+    (tmp_path / LOG).mkdir()  # as if another program held it open
+    _, ended = trained(tmp_path)
+    assert ended.reason is Reason.FINISHED
+    assert "log.csv: cannot be written" in caplog.text
+    (tmp_path / LOG).rmdir()
+    trained(tmp_path)
+    assert len(read_state(tmp_path / LAST)["rows"]) == 4
+
+
+def test_a_file_of_weights_is_no_run(tmp_path):
+    torch.save({"network": {}}, tmp_path / LAST)
+    with pytest.raises(InputError, match=r"expected the saved state of a training run"):
+        trained(tmp_path)
+    torch.save([1], tmp_path / LAST)
+    with pytest.raises(InputError, match=r"it holds a list"):
+        trained(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"epochs": 0}, "epochs"),
+        ({"stop_at": "soon"}, "stop_at"),
         ({"precision": "float8"}, "precision"),
         ({"ema": 1.0}, "ema"),
         ({"score": "accuracy"}, "score"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from Testing.training.test_presets import data_set
+from thoraxseg.training import validation
 from thoraxseg.training.batch import IGNORE
 from thoraxseg.training.config import make_config
 from thoraxseg.training.data import PreparedCase
@@ -66,6 +67,14 @@ def test_the_loss_is_that_of_the_logits():
     found = validation_of(case).of(Echo())
     # Two voxels of 32 are sure and wrong by 20; probabilities below 1e-7 count as that.
     assert found.loss == pytest.approx(2 * -math.log(1e-7) / 32, rel=1e-3)
+
+
+def test_the_loss_of_a_large_image_is_the_mean_of_its_parts(monkeypatch):
+    scores = np.random.default_rng(2).normal(size=(3, 6, 4, 4)).astype(np.float32)
+    labels = np.random.default_rng(3).integers(0, 3, (6, 4, 4)).astype(np.uint8)
+    whole = validation_of(system="rrc-unet")._loss(scores, labels, "cpu")
+    monkeypatch.setattr(validation, "LOSS_VOXELS", 2 * 4 * 4)
+    assert validation_of(system="rrc-unet")._loss(scores, labels, "cpu") == pytest.approx(whole, rel=1e-5)
 
 
 def test_no_structure_anywhere_is_no_score():

@@ -40,27 +40,20 @@ from thoraxseg.progress import Progress, part
     is_flag=True,
     help="Fetch nothing. Without a cached mouse and weights, a phantom and a stand-in network are used.",
 )
-@click.option(
-    "--task",
-    type=click.Choice(["mouse-mri", "mouse-ct", "human-ct"]),
-    default="mouse-mri",
-    show_default=True,
-    help="What to show: a real mouse MRI, or a phantom of a mouse or human CT with a built-in checkpoint.",
-)
 @segment_flags
 @json_flag
 @common
-def demo(output: Path, offline: bool, task: str, options: SegmentOptions, as_json: bool) -> None:
+def demo(output: Path, offline: bool, options: SegmentOptions, as_json: bool) -> None:
     """Contour a real mouse from nothing but this command.
 
     Fetches the public package napari-deepmeta 2.1 (5 MB, MIT) once with pip: a real mouse chest MRI
     and the published DeepMeta weights. Then runs the published pipeline and writes segmentation,
-    uncertainty, image, measurements and report. The other tasks need no network.
+    uncertainty, image, measurements and report.
     """
     from thoraxseg.demo import run_demo
 
     with progress_bar() as progress:
-        record = run_demo(output, options, offline, progress, task)
+        record = run_demo(output, options, offline, progress)
     tell(record, output, as_json)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
 
 from thoraxseg.cli.common import Place, Text, common, json_flag, progress_bar
 from thoraxseg.errors import OptionError
+from thoraxseg.tables import is_there
 
 
 @click.command()
@@ -145,7 +148,7 @@ def _config(
     system = system or of_file
     values |= _given(flags)
     if data is not None:
-        values["data"] = data
+        values["data"] = _lasting(data)
     if not values.get("data"):
         raise OptionError("--data: expected a data set: a folder of nnU-Net, a table (CSV) or a study file.")
     epochs = flags["epochs"]
@@ -159,17 +162,20 @@ def _config(
 
 def _given(flags: dict[str, Any]) -> dict[str, Any]:
     """Return the values that were given by flags, as a config has them."""
+    from thoraxseg.checkpoints import read_catalog
     from thoraxseg.checkpoints.describe import parse_labels
     from thoraxseg.options import parse_spacing
-    from thoraxseg.training.data import parse_label_map
+    from thoraxseg.training.data import CASE_IS_ANIMAL, parse_label_map
 
-    same = ("animals", "operator", "species", "modality", "name", "folds", "seed", "device")
+    same = ("operator", "species", "modality", "name", "folds", "seed", "device")
     values = {key: flags[key] for key in same if flags[key] is not None}
+    if flags["animals"] is not None:
+        values["animals"] = _lasting(flags["animals"], (CASE_IS_ANIMAL,))
     values |= {key: True for key in ("skip_broken", "reset_head", "half") if flags[key]}
     if flags["license_"] is not None:
         values["license"] = flags["license_"]
     if flags["start_from"] is not None:
-        values["from"] = flags["start_from"]
+        values["from"] = _lasting(flags["start_from"], *read_catalog())
     if flags["labels"] is not None:
         values["labels"] = {str(value): name for value, name in parse_labels(flags["labels"]).items()}
     if flags["label_map"]:
@@ -182,6 +188,12 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
             raise OptionError(f"--fold: expected a number from 0, or all, got {text!r:.40}.")
         values["fold"] = text if text == "all" else int(text)
     return values
+
+
+def _lasting(text: str, *words: Container[str]) -> str:
+    """Return a path as one that does not depend on the current folder, for config.json; `words` as they are."""
+    is_word = any(text in known for known in words)
+    return str(Path(text).absolute()) if not is_word and is_there(Path(text)) else text
 
 
 def _tell_systems(as_json: bool) -> None:
@@ -239,7 +251,7 @@ def _tell(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
     for warning in summary["warnings"]:
         click.secho(f"Please check: {warning}", fg="yellow")
     click.echo(printable(str(folder / summary["checkpoint"])))
-    click.echo(f"Use it: thoraxseg segment IMAGE -c {printable(str(folder / summary['checkpoint']))}")
+    click.echo(f"Use it: thoraxseg segment IMAGE -c {printable(quote(str(folder / summary['checkpoint'])))}")
 
 
 def _tell_search(found: dict[str, Any], folder: Path, as_json: bool) -> None:

@@ -276,7 +276,8 @@ def _notes(told: Sequence[dict[str, Any]], dropped: Counter[str], keys: Sequence
             )
     if as_found := sum(not one["corrected"] for one in told):
         notes.append(
-            f"{as_found} of {len(told)} case(s) were accepted without an edit: they repeat what the model knew."
+            f"{as_found} of {len(told)} case(s) were accepted without an edit that the study knows of. Where a model "
+            "made them, they repeat what it knew."
         )
     return notes
 

@@ -20,6 +20,7 @@ which is then always taken. Axes are "k", "j", "i" of the image, also for slices
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import log
@@ -27,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from thoraxseg.checkpoints.structures import has_side
 from thoraxseg.errors import OptionError
 from thoraxseg.segmentation import Structure
 from thoraxseg.training.batch import IGNORE
@@ -75,6 +77,7 @@ _POSITIVE = ("scale", "ratio", "zoom", "gamma", "grid")
 _NOT_NEGATIVE = ("sd", "sigma", "magnitude", "affine", "factor")
 _AT_MOST_ONE = (("low-resolution", "zoom"), ("elastic-grid", "grid"), ("random-resized-crop", "scale"))
 _PLACING = ("right-angles", "rotation", "affine", "elastic", "elastic-grid", "random-resized-crop")
+_SIDES = {"r": "right", "rt": "right", "right": "right", "l": "left", "lt": "left", "left": "left"}
 _MAX_CHANGE = 4.0
 """Of the area or volume by the affine map of `elastic`."""
 _TRIES = 10
@@ -119,15 +122,29 @@ def check_augmentation(options: Mapping[str, Any], dimensions: int) -> Augmentat
 
 
 def side_options(labels: Mapping[int, Structure]) -> dict[str, list]:
-    """Return the `sides` option for a table of labels: keys that begin with right_ or left_ have a side.
+    """Return the `sides` option for a table of labels: those of which the key or the name says right or left.
 
-    Where a partner is missing there is nothing to swap with, and flips will be refused.
+    Partners are called alike but for the side, such as `kidney_left` and `Kidney R`. Where one is missing there is
+    nothing to swap with, and flips will be refused.
     """
-    values = {structure.key: value for value, structure in labels.items()}
-    sided = {key: value for key, value in values.items() if key.startswith(("right_", "left_"))}
-    rights = [key.removeprefix("right_") for key in sided if key.startswith("right_")]
-    pairs = [[values[f"right_{key}"], values[f"left_{key}"]] for key in rights if f"left_{key}" in values]
-    return {"labels": sorted(sided.values()), "swap": sorted(pairs)}
+    sided = {value: _words_and_side(structure) for value, structure in labels.items() if has_side(structure)}
+    pairs = []
+    for value, (words, side) in sided.items():
+        # Of two with one name nobody could say which is meant: they stay alone.
+        alike = [other for other, (theirs, _) in sided.items() if theirs == words]
+        if side == "right" and sorted(sided[other][1] for other in alike) == ["left", "right"]:
+            pairs.append([value, next(other for other in alike if other != value)])
+    return {"labels": sorted(sided), "swap": sorted(pairs)}
+
+
+def _words_and_side(structure: Structure) -> tuple[tuple[str, ...], str]:
+    """Return the words of a structure's name, or else its key, in order without the side, and the side."""
+    for text in (structure.name, structure.key):
+        words = re.findall(r"[^\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text).lower())
+        sides = [_SIDES[word] for word in words if word in _SIDES]
+        if len(sides) == 1:
+            return tuple(word for word in words if word not in _SIDES), sides[0]
+    return (structure.key,), ""  # right and left at once: no partner
 
 
 def augmented(

@@ -26,6 +26,8 @@ ALL = "all"
 DEVICES = ("auto", "cpu", "cuda")
 _MERGED = ("network", "input", "inference", "sampling", "settings")
 """Sections of which a file may hold a part; any other value is replaced as a whole."""
+_BY_OPTION = {"preset": "--system", "fast": "--fast", "from": "--from"}
+"""What decides which recipe there is to change, and so cannot be changed in it."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,10 @@ class TrainConfig:
             value = getattr(self, key)
             if value is not None and not isinstance(value, Mapping):
                 raise OptionError(f"{key}: expected an object, got {value!r:.80}.")
+        for key in ("loss", "optimizer", "schedule"):
+            value = (self.settings or {}).get(key, {})
+            if not isinstance(value, Mapping):
+                raise OptionError(f"settings.{key}: expected a name and parameters, got {value!r:.80}.")
 
     @property
     def chosen_folds(self) -> range:
@@ -176,9 +182,12 @@ def make_config(
         record[key] = _merged(record.get(key), value) if key in _MERGED else value
     for text in overrides:
         key, value = _parsed(text)
+        if (option := _BY_OPTION.get(key)) is not None:
+            raise OptionError(f"--set {key}: is not a value of the recipe. Give {option} instead.")
         if key.split(".")[0] not in record:
             raise OptionError(f"--set {key}: unknown; known are {', '.join(sorted(record))}.")
         _set(record, key, value)
+    _check_sections(record, preset is not None and preset.nnunet is not None)
     if not record["lung_map"]:
         record["preprocess"] = [step for step in record["preprocess"] if step.get("name") != "crop_to_lungs"]
     if not record.get("name"):
@@ -200,7 +209,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: expected a training config in JSON, got: {error}.") from error
     if not isinstance(data, dict):
         raise InputError(f"{path}: expected a training config (an object in JSON), got {data!r:.80}.")
-    if data.get("data") and not Path(data["data"]).is_absolute():
+    if isinstance(data.get("data"), str) and data["data"] and not Path(data["data"]).is_absolute():
         data["data"] = str(Path(path).parent / data["data"])
     return data
 
@@ -311,7 +320,7 @@ def _record_of_card(card: Card | None) -> dict[str, Any]:
     }
     # What is learned already would be lost with the steps that a start from nothing takes.
     record["settings"]["optimizer"]["lr"] /= 10
-    size = _shown_size(plain)
+    size = shown_size(plain)
     if size is not None:
         record["sampling"]["patch_size"] = size
     return record
@@ -338,7 +347,7 @@ def _generic(card: Mapping[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _shown_size(card: Mapping[str, Any]) -> list[int] | None:
+def shown_size(card: Mapping[str, Any]) -> list[int] | None:
     """Return the voxels that the network of a card is shown at once; None where that is the size of the image."""
     size = card["inference"]["patch_size"]
     for step in card["preprocess"]:
@@ -347,6 +356,16 @@ def _shown_size(card: Mapping[str, Any]) -> list[int] | None:
         elif step["name"] == "resize":
             size = step["shape"]
     return None if size is None else list(size)
+
+
+def _check_sections(record: Mapping[str, Any], by_nnunet: bool) -> None:
+    """Raise OptionError for a section that is no object; nnU-Net plans most of them itself."""
+    for key in ("settings",) if by_nnunet else (*_MERGED, "augmentation"):
+        if not isinstance(record[key], Mapping):
+            raise OptionError(f"{key}: expected an object, got {record[key]!r:.80}.")
+    steps = record["preprocess"]
+    if not isinstance(steps, list) or not all(isinstance(step, Mapping) for step in steps):
+        raise OptionError(f"preprocess: expected a list of objects, got {steps!r:.80}.")
 
 
 def _default_name(record: Mapping[str, Any]) -> str:
@@ -437,5 +456,6 @@ __all__ = [
     "differences",
     "make_config",
     "read_config",
+    "shown_size",
     "with_values",
 ]

@@ -88,20 +88,24 @@ def card_of(default: Default, validation: str) -> Card:
 
 
 def _postprocess(default: Default) -> dict[str, Any]:
-    """Return rules that take away what no organ is as small as; parts of an organ may lie apart."""
+    """Return rules: one heart and one lung a side, the largest; nothing that is smaller than any organ."""
     human = default.options.kind == "human-ct"
     if "tumors" not in default.structures:
-        least = {"heart": 20.0, "spinal_cord": 1.0, "right_lung": 10.0, "left_lung": 10.0}
         regions = [
             {"name": key, "labels": [n + 1], "write": n + 1} for n, key in enumerate(default.structures)
         ]
+        rules = [
+            {"name": "keep_largest", "region": key, "connectivity": 26}
+            for key in ("heart", "right_lung", "left_lung")
+        ]
+        least = {"spinal_cord": 1.0}
     else:
-        least = {"lungs": 50_000.0, "tumors": 50.0} if human else {"lungs": 10.0, "tumors": 0.05}
         regions = [
             {"name": "lungs", "labels": [1, 2], "write": 1},
             {"name": "tumors", "labels": [2], "write": 2},
         ]
-    rules = [
+        rules, least = [], {"lungs": 50_000.0, "tumors": 50.0} if human else {"lungs": 10.0, "tumors": 0.05}
+    rules += [
         {"name": "drop_small_components", "region": key, "min_volume_mm3": volume, "connectivity": 26}
         for key, volume in least.items()
     ]

@@ -16,7 +16,7 @@ from thoraxseg.errors import OptionError
 from thoraxseg.progress import Progress, silent
 from thoraxseg.training.settings import Settings
 from thoraxseg.training.synthetic import SyntheticOptions, SyntheticSource
-from thoraxseg.training.trainer import Ended, Trainer
+from thoraxseg.training.trainer import LAST, Ended, Trainer, kept_weights, read_state
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +87,7 @@ DEFAULTS: dict[str, Default] = {
     for item in (
         Default(
             "mouse-ct-thorax-mini",
-            SyntheticOptions("mouse-ct", 0.36, swap={3: 4}),
+            SyntheticOptions("mouse-ct", 0.36, any_pose=0.8, mirrored=0.0, swap={3: 4}),
             ("heart", "spinal_cord", "right_lung", "left_lung"),
         ),
         Default(
@@ -112,11 +112,17 @@ def build(default: Default) -> torch.nn.Module:
 
 
 def train_default(
-    name: str, folder: Path, seed: int = 1, progress: Progress = silent, **changes: Any
+    name: str,
+    folder: Path,
+    seed: int = 1,
+    progress: Progress = silent,
+    start: Path | None = None,
+    **changes: Any,
 ) -> Ended:
     """Train one of `DEFAULTS` in a folder, from where an earlier run there stopped.
 
-    `changes` are settings. Raises OptionError for another name, and what `Trainer.run` raises.
+    `start` is the folder of another run of it, whose last weights are gone on with. `changes` are settings.
+    Raises OptionError for another name, and what `Trainer.run` raises.
     """
     import torch
 
@@ -128,6 +134,8 @@ def train_default(
     settings = default.settings(seed=seed, **changes)
     torch.manual_seed(seed)
     network = build(default)
+    if start is not None:
+        network.load_state_dict(kept_weights(read_state(Path(start) / LAST)))
     parameters = {key: value for key, value in settings.loss.items() if key != "name"}
     loss = build_loss(settings.loss["name"], parameters, default.arguments["classes"])
     source = SyntheticSource(default.options, seed)
@@ -185,6 +193,9 @@ def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=sorted(DEFAULTS))
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--start", type=Path, help="folder of a run whose weights are gone on with")
+    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--lr", type=float, help="learning rate instead of the recipe's")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, help="CPU threads of torch")
     given = parser.parse_args()
@@ -201,7 +212,10 @@ def _main() -> None:
             sys.stderr.write(f"{fraction:5.1%} {message}\n")
             sys.stderr.flush()
 
-    ended = train_default(given.name, given.output, given.seed, show)
+    changes: dict[str, Any] = {} if given.epochs is None else {"epochs": given.epochs}
+    if given.lr is not None:
+        changes["optimizer"] = {**DEFAULTS[given.name].settings().optimizer, "lr": given.lr}
+    ended = train_default(given.name, given.output, given.seed, show, given.start, **changes)
     sys.stderr.write(f"{ended}\n")
 
 

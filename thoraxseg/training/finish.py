@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -216,8 +215,7 @@ def write_checkpoint(
     What was written is opened and loaded into its network before it appears under its name. Raises CheckpointError
     for weights that do not fit the card or 16 bits, OutputError when the folder cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder = Path(folder)
     several = all(isinstance(state, Mapping) for state in network_state.values())
@@ -226,10 +224,8 @@ def write_checkpoint(
         files = []
         for name, state in states.items():
             path = scratch / f"{name}.safetensors"
-            try:
-                save_file({key: _stored(key, tensor, half) for key, tensor in state.items()}, path)
-            except SafetensorError as error:  # a full disk is no OSError there
-                raise OSError(errno.EIO, str(error)) from error
+            # Not save_file, whose files nobody else may read.
+            path.write_bytes(save({key: _stored(key, tensor, half) for key, tensor in state.items()}))
             files.append(CardFile(path.name, sha256_file(path), path.stat().st_size, ""))
         card = replace(card, weights=tuple(files), samples=(), source=Source("local", "", ""))
         (scratch / CARD_FILE).write_text(card_text(card), encoding="utf-8")

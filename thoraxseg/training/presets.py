@@ -73,7 +73,10 @@ def _kaniewski(name: str, system: str, network: dict[str, Any], loss: dict[str, 
         "with warm restarts every 5 epochs, mixed precision on a GPU",
         (
             "folds are by animal, where the paper split slices at random after augmentation",
-            "augmentation is drawn anew for every slice, where the paper stored eight versions of each",
+            "augmentation is drawn anew for every slice, where the paper stored eight versions of each: an epoch here "
+            "has an eighth of its steps",
+            "intensities are divided by the stack's maximum and dark stacks contrast-enhanced, as the published "
+            "network of DeepMeta wants them; the paper speaks of z-scores, its code divides by 255",
             "slices without any structure are left out, as in the paper's set of lung-containing slices",
             "the best epoch is the one with the best validation Dice; the paper does not say which was kept",
             *notes,
@@ -241,6 +244,8 @@ def _nnunet(configuration: str) -> Preset:
         (
             "folds are by animal; the numbers of other papers are in the recipes malimban and kaniewski (--set "
             "settings.recipe=kaniewski)",
+            "nnU-Net mirrors images along all axes and leaves the names of right and left as they are, so that it "
+            "tells sides by anatomy alone",
         ),
         {},
         {"epochs": None, "recipe": "nnunet", "planner": "standard", "changes": {}},
@@ -283,6 +288,7 @@ _ALL = (
         (
             "all slices are used, as by Malimban; the published code takes those with labels only",
             "rotations are drawn from -10 to 10 degrees; a slip in the published code makes all of them -10",
+            "where a change shows what lies outside of a slice, its edge is repeated and nothing is learned there",
         ),
         {"name": "aimos", "features": [32, 64, 128, 256, 512, 768]},
         {
@@ -328,8 +334,8 @@ _ALL = (
         "DeepMedic as in NiftyNet and the coursework: two pathways, patches of 57 voxels that are answered for in "
         "their central 9; half of them on structures (Kamnitsas et al. 2017)",
         (
-            "loss (cross-entropy), optimizer (Adam 1e-3), batches of 10 patches and 100 epochs are ours: the "
-            "coursework states none",
+            "loss (cross-entropy), optimizer (Adam 1e-3, falling), flips, batches of 10 patches and 100 epochs of 100 "
+            "steps are ours: the coursework states none",
             "intensities are z-scored and voxels resampled to the median spacing of the data set",
             "it is looked at with patches of 105 voxels, whose answer is the same as that of small ones",
         ),

@@ -179,6 +179,11 @@ def rank(
     by_study = {one.record: own[one.record.resolve()].animal for one in found if one.record.resolve() in own}
     unsaid = [names[one.record] for one in found if one.record not in by_study]
     assigned, notes = assign_animals(unsaid, animals, None) if unsaid else ({}, ())
+    if unsaid and animals is None:  # its words are about training
+        notes = (
+            f"Nothing says which animal {len(unsaid)} of the results are of: each counts as an animal of its own. If "
+            "one was scanned several times, give --animals a table (case, animal) or a pattern such as '(.+)_day'.",
+        )
     animal_of = {one.record: by_study.get(one.record) or assigned[names[one.record]] for one in found}
     ranked = rank_cases(found, animal_of, ready, names)
     kinds = {(one.checkpoint, one.measure.key if one.measure else "no map of doubt") for one in found}

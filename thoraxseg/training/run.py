@@ -13,18 +13,19 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from thoraxseg.checkpoints import Card, Checkpoint, open_checkpoint
+from thoraxseg.checkpoints.card import card_text
 from thoraxseg.errors import InputError, OptionError, OutputError
 from thoraxseg.files import check_writable, publish_together
 from thoraxseg.io import StackGeometry, hash_input, read_volume
 from thoraxseg.progress import Progress, each, part, silent
-from thoraxseg.training.config import ALL, TrainConfig, changes, config_text, differences
+from thoraxseg.training.config import ALL, TrainConfig, changes, config_text, differences, shown_size
 from thoraxseg.training.data import (
     Checked,
     DataSet,
@@ -35,6 +36,7 @@ from thoraxseg.training.data import (
     given_folds,
     prepare_cases,
     read_data_set,
+    read_folds,
     split_by_animal,
     write_folds,
 )
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     import torch
 
     from thoraxseg.training.nnunet import NnunetOptions
+    from thoraxseg.training.sampling import SamplingOptions
     from thoraxseg.training.source import PatchSource
 
 logger = logging.getLogger(__name__)
@@ -59,8 +62,9 @@ CONFIG, DATA, FOLDS, RESULT, SUMMARY = (
     "summary.json",
 )
 CHECKPOINT, PREPARED, CURVES, LOCK = "checkpoint", "prepared", "learning-curves.png", ".lock"
-_MAY_DIFFER = ("fold",)
-"""Of a config, between two commands for one folder: folds are trained one after the other."""
+_MAY_DIFFER = ("fold", "data", "from", "animals")
+"""Of a config, between two commands for one folder: folds are trained one after the other, and files may have moved;
+that they are the same files is seen by what is in them."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +143,9 @@ def train(config: TrainConfig, folder: Path, progress: Progress = silent) -> Tra
     with _alone(folder):
         _claim(folder, config)
         checked, found = _looked_through(config, part(progress, 0.0, 0.03))
-        _compare_data(folder, found)
         plan = _planned(config, checked, found)
+        _compare_data(folder, found, checked, plan)
+        _write(folder / CONFIG, config_text(config))
         _write_json(
             folder / DATA, {"digests": found.digests, "cases": list(checked.rows), "notes": list(plan.notes)}
         )
@@ -279,7 +284,8 @@ def _read_data_set(config: TrainConfig) -> DataSet:
 def _planned(config: TrainConfig, checked: Checked, found: _Found) -> Plan:
     from thoraxseg.training.augmentation import check_augmentation
     from thoraxseg.training.losses import build_loss
-    from thoraxseg.training.starting import check_start, new_network
+    from thoraxseg.training.optimizers import build_optimizer, build_schedule
+    from thoraxseg.training.starting import check_size, check_start, new_network
 
     data = checked.data
     own = given_folds(data)
@@ -301,8 +307,12 @@ def _planned(config: TrainConfig, checked: Checked, found: _Found) -> Plan:
     first = config.chosen_folds[0]
     settings = _settings(config, card, checked.rows, folds[first], first, rounds=1)
     build_loss(settings.loss["name"], _without_name(settings.loss), _classes(card))
+    optimizer = build_optimizer(network, settings.optimizer)
+    build_schedule(optimizer, settings.schedule, settings.epochs, settings.steps_per_epoch)
     options = _sampling(config, card, settings)
     check_augmentation(_augmentation(config, card), options.dimensions)
+    for where, size in _sizes(card, options):
+        check_size(network, len(card.channels), size[-options.dimensions :], where)
     notes = [*data.notes, *_remarks(config, data, card, own is not None)]
     parameters = sum(tensor.numel() for tensor in network.parameters())
     return Plan(config, data, tuple(folds), tuple(notes), card, settings, parameters)
@@ -379,7 +389,15 @@ def _counts(card: Card, rows: Sequence[Mapping[str, Any]], fold: Fold) -> list[i
     return [total - sum(each_one), *each_one]
 
 
-def _sampling(config: TrainConfig, card: Card, settings: Settings) -> Any:
+def _threads(device: str) -> int:
+    """Return how many cores make patches while a GPU learns; on a CPU the network needs them all."""
+    import torch
+
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    return min(8, os.cpu_count() or 1) if on_gpu else 0
+
+
+def _sampling(config: TrainConfig, card: Card, settings: Settings) -> SamplingOptions:
     """Return the checked sampling options, with the map of weights that a loss takes."""
     from thoraxseg.training.losses import balanced_weights, build_loss
     from thoraxseg.training.losses.values import published_weights
@@ -402,10 +420,26 @@ def _sampling(config: TrainConfig, card: Card, settings: Settings) -> Any:
 
         features = card.architecture.parameters.get("features", FEATURES)
         values["answer_size"] = output_size(values["patch_size"], len(features))
+    _check_keys("sampling", values, SamplingOptions)
     try:
         return SamplingOptions(**values)
     except TypeError as error:
         raise OptionError(f"sampling: {error}.") from error
+
+
+def _check_keys(section: str, values: Mapping[str, Any], options: type) -> None:
+    known = [item.name for item in fields(options)]
+    if unknown := [key for key in values if key not in known]:
+        raise OptionError(f"{section}: unknown {', '.join(unknown)}; known are {', '.join(known)}.")
+
+
+def _sizes(card: Card, options: SamplingOptions) -> Iterator[tuple[str, Sequence[int]]]:
+    """Yield the sizes that a network is shown, by what decides them: in training, and in validation and use."""
+    if options.sampler != "whole":
+        yield "sampling.patch_size", options.patch_size
+    size = shown_size(json.loads(card_text(card)))
+    if size is not None:
+        yield "inference.patch_size" if card.inference.patch_size else "preprocess", size
 
 
 def _augmentation(config: TrainConfig, card: Card) -> dict[str, Any]:
@@ -434,6 +468,7 @@ def _train_fold(
         config.seed * 1000 + number,
         folder,
         progress,
+        threads=_threads(plan.settings.device),
     )
     settings = _settings(config, card, rows, fold, number, source.batches_per_round)
     loss = build_loss(settings.loss["name"], _without_name(settings.loss), _classes(card))
@@ -450,7 +485,8 @@ def _train_fold(
     if not kept.exists():
         raise InputError(
             f"{folder}: learning diverged in the first epoch (the loss is not a number), so there is nothing to keep. "
-            "Lower the learning rate, as in --set settings.optimizer.lr=1e-4, and check the intensities."
+            "Check the intensities and lower the learning rate, as in --set settings.optimizer.lr=1e-4 with another "
+            "--output."
         )
     draw_curves(folder / LOG, folder / CURVES)
     best = _network_with(card, kept_weights(read_state(kept)), trainer.device)
@@ -513,6 +549,7 @@ def nnunet_options(config: TrainConfig) -> NnunetOptions:
     from thoraxseg.training.nnunet import NnunetOptions
 
     values = {key: value for key, value in config.settings.items() if key != "epochs"}
+    _check_keys("settings", values, NnunetOptions)
     try:
         return NnunetOptions(**values, number_of_folds=config.folds, seed=config.seed)
     except TypeError as error:
@@ -584,19 +621,36 @@ def _claim(folder: Path, config: TrainConfig) -> None:
         )
 
 
-def _compare_data(folder: Path, found: _Found) -> None:
-    """Raise OutputError where a run goes on and the files of its data set are no longer those it began with."""
-    path = folder / DATA
-    if not path.exists():
+def _compare_data(folder: Path, found: _Found, checked: Checked, plan: Plan) -> None:
+    """Raise OutputError where a run goes on and its data set is no longer the one it began with.
+
+    Files, animals, labels and folds count: an animal that was learned from must not come to be held out.
+    """
+    if not (folder / DATA).exists():
         return
-    had = json.loads(path.read_text("utf-8"))["digests"]
-    if changed := sorted(
-        case for case in had.keys() | found.digests.keys() if had.get(case) != found.digests.get(case)
-    ):
-        raise OutputError(
-            f"{folder}: holds a run that began with other files: {', '.join(changed[:5])} changed, came "
-            f"or went ({len(changed)} of {len(had)}). Restore them, or give another --output."
-        )
+    had = json.loads((folder / DATA).read_text("utf-8"))
+    cases, now = _by_case(had["cases"]), _by_case(json.loads(json.dumps(checked.rows)))
+    parts = [("files", had["digests"], found.digests), ("animals or labels", cases, now)]
+    if (folder / FOLDS).exists():
+        parts.append(("folds", _sides(read_folds(folder / FOLDS)), _sides(plan.folds)))
+    for what, before, after in parts:
+        changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        if changed:
+            raise OutputError(
+                f"{folder}: holds a run that began with other {what}: {', '.join(changed[:5])} changed, came or went "
+                f"({len(changed)} of {len(before.keys() | after.keys())}). Restore them, or give another --output."
+            )
+
+
+def _by_case(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the rows of a checked data set by case; why one is broken is told with its path, which may change."""
+    return {row["case"]: {**row, "problem": bool(row["problem"])} for row in rows}
+
+
+def _sides(folds: Sequence[Fold]) -> dict[str, list[bool]]:
+    """Return case -> whether each fold learns from it."""
+    names = {name for fold in folds for name in (*fold.training, *fold.validation)}
+    return {name: [name in fold.training for fold in folds] for name in names}
 
 
 @contextmanager

@@ -57,6 +57,8 @@ class Settings:
         for name in ("clip_norm", "patience"):
             value = getattr(self, name)
             _check(self, name, value is None or 0 < value < math.inf, "a number above 0, or nothing")
+        number = isinstance(self.stop_at, (int, float)) and math.isfinite(self.stop_at)
+        _check(self, "stop_at", self.stop_at is None or number, "a number, or nothing")
         for name in ("loss", "optimizer", "schedule"):
             _check(self, name, "name" in getattr(self, name), "a name and parameters")
 

@@ -113,8 +113,8 @@ class PatchSource:
         case, options = self.cases[position.case], self.options
         rng = np.random.default_rng([self.seed, _AUGMENT, step, number])
         corner = np.subtract(position.corner, options.margins)
-        size = options.patch_size if options.sampler != "whole" else case.labels.shape
         images, labels, spacing_mm = case.channels, case.labels, case.spacing_mm
+        size = options.patch_size if options.sampler != "whole" else labels.shape
         margins = options.margins
         if options.dimensions == 2:
             images, labels = images[:, corner[0]], labels[corner[0]]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from thoraxseg.checkpoints import Card, Checkpoint
 from thoraxseg.checkpoints.weights import read_weights
-from thoraxseg.errors import CheckpointError
+from thoraxseg.errors import CheckpointError, InputError, OptionError
 from thoraxseg.models import build_network, load_weights
 
 if TYPE_CHECKING:
@@ -36,6 +37,24 @@ def new_network(card: Card, initialization: str, seed: int) -> torch.nn.Module:
             if isinstance(getattr(layer, "bias", None), nn.Parameter):
                 nn.init.zeros_(layer.bias)
     return network
+
+
+def check_size(network: torch.nn.Module, channels: int, size: Sequence[int], where: str) -> None:
+    """Raise OptionError naming `where` when a network cannot take images of `size`; nothing is computed.
+
+    Its weights are lost: torch's meta device knows sizes alone.
+    """
+    import torch
+
+    try:
+        with torch.inference_mode():
+            network.to("meta").eval()(torch.empty((1, channels, *size), device="meta"))
+    except (RuntimeError, ValueError, IndexError, InputError) as error:
+        told = " x ".join(map(str, size))
+        raise OptionError(
+            f"{where}: the network cannot take {told} voxels. Sizes that it halves several times are multiples of 16 "
+            f"or 32, as in the recipe. It says: {str(error)[:200]}"
+        ) from error
 
 
 def check_start(card: Card, start: Card, reset_head: bool) -> None:

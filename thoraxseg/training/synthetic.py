@@ -38,7 +38,8 @@ class SyntheticOptions:
     elastic_voxels: float = 3.0
     """Largest SD of the displacement on a coarse lattice."""
     mirrored: float = 0.5
-    """Share of the patches that are mirrored, with `swap` exchanged."""
+    """Share of the patches that are mirrored, with `swap` exchanged. Where bodies lie in any pose and sides matter it
+    is 0: in a mirrored body the heart no longer tells which lung is the left one, and little else does."""
     swap: Mapping[int, int] = field(default_factory=dict)
     """Labels that change places in a mirror: right and left lung."""
     noise: float = 0.2

@@ -20,8 +20,8 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thoraxseg.errors import DependencyError, InputError, OutputError
-from thoraxseg.progress import Progress, silent
+from thoraxseg.errors import DependencyError, InputError, OptionError, OutputError
+from thoraxseg.progress import Progress, in_words, silent
 from thoraxseg.training.batch import Batch, Source
 from thoraxseg.training.optimizers import build_optimizer, build_schedule
 from thoraxseg.training.settings import Settings
@@ -75,6 +75,10 @@ class Trainer:
     ) -> None:
         self.settings, self.folder, self.progress = settings, Path(folder), progress
         self.device = _device(settings)
+        if settings.precision == "float16" and self.device.type != "cuda":
+            raise OptionError(
+                "settings.precision: float16 needs a GPU. Use bfloat16 or float32, or --device cuda where there is one."
+            )
         self.network, self.loss = network.to(self.device), loss.to(self.device)
         self.source, self._validate = source, validate
         self.averaged = copy.deepcopy(self.network) if settings.ema else None
@@ -87,7 +91,7 @@ class Trainer:
         self.best_epoch: int | None = None
         self.rows: list[dict[str, float]] = []
         self._scaler = None
-        if settings.precision == "float16" and self.device.type == "cuda":
+        if settings.precision == "float16":
             import torch
 
             self._scaler = torch.amp.GradScaler("cuda")
@@ -154,7 +158,9 @@ class Trainer:
             if not math.isfinite(loss):
                 return None
             total += loss
-        finite = all(torch.isfinite(p).all() for p in self.network.parameters())
+        # Statistics of batch normalization too: a checkpoint with NaN in them is as useless as one with NaN weights.
+        numbers = [t for t in self.network.state_dict().values() if t.is_floating_point()]
+        finite = all(torch.isfinite(t).all() for t in numbers)
         mean = total / settings.steps_per_epoch
         return {"epoch": self.epoch, "lr": lr, "train_loss": mean} if finite else None
 
@@ -163,7 +169,7 @@ class Trainer:
         words += [f"step {number + 1} of {self.settings.steps_per_epoch}"]
         words += [] if loss is None else [f"loss {loss:.4f}"]
         words += [] if self.best_score is None else [f"best {self.settings.score} {self.best_score:.4f}"]
-        words += [] if left_s is None else [f"{_clock(left_s)} left"]
+        words += [] if left_s is None else [f"{in_words(left_s)} left"]
         return ", ".join(words)
 
     def _step(self, step: int) -> float:
@@ -247,7 +253,10 @@ class Trainer:
             self.schedule.step(row["train_loss"] if self._validate is None else row.get("val_loss"))
         self.rows.append(row)
         self.epoch += 1
-        _replace(self.folder / LOG, _csv(self.rows).encode())
+        try:
+            _replace(self.folder / LOG, _csv(self.rows).encode())
+        except OutputError as error:  # open in a spreadsheet; its rows are in last.pt, and in the next log
+            logger.warning("%s", error)
         state = self._state()
         if self.best_epoch == self.epoch - 1 or self._validate is None:
             _replace(self.folder / BEST, state)
@@ -278,6 +287,14 @@ class Trainer:
         if not path.exists():
             return
         state = read_state(path)
+        missing = {"settings", "network", "averaged", "loss", "optimizer", "schedule", "epoch", "rows"} - set(
+            state
+        )
+        if missing:
+            raise InputError(
+                f"{path}: expected the saved state of a training run of ThoraxSeg, it has no {min(missing)}. Give "
+                "another folder."
+            )
         asked, had = _lists(self.settings.to_record()), state["settings"]
         free = {"device", "patience", "stop_at"}  # may change from one session to the next
         if changed := sorted(key for key in asked if key not in free and asked[key] != had.get(key)):
@@ -310,7 +327,10 @@ def read_state(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError(f"it holds a {type(state).__name__}")
+        return state
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
         raise InputError(
             f"{path}: expected the saved state of a training run, cannot read it: {str(error)[:200]}. Start the run "
@@ -370,11 +390,6 @@ def _lists(value: Any) -> Any:
     return [_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _clock(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
-
-
 @contextlib.contextmanager
 def _tensorboard(folder: Path, epoch: int) -> Iterator[Callable[[Mapping[str, float]], None]]:
     """Yield what writes a row of the log for TensorBoard, or does nothing where that is not installed."""
@@ -387,11 +402,15 @@ def _tensorboard(folder: Path, epoch: int) -> Iterator[Callable[[Mapping[str, fl
     writer = SummaryWriter(str(folder / "tensorboard"), purge_step=epoch)
 
     def write(row: Mapping[str, float]) -> None:
-        for key, value in row.items():
-            if key != "epoch":
-                writer.add_scalar(key, value, int(row["epoch"]))
+        try:
+            for key, value in row.items():
+                if key != "epoch":
+                    writer.add_scalar(key, value, int(row["epoch"]))
+        except OSError as error:  # log.csv has the same numbers
+            logger.warning("TensorBoard's events cannot be written: %s", error)
 
     try:
         yield write
     finally:
-        writer.close()
+        with contextlib.suppress(OSError):
+            writer.close()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PICTURES = "pictures"
+LOSS_VOXELS = 8_000_000
+"""Voxels of a 3-D image that the loss is computed for at once."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ class Validation:
             for index, case in enumerate(self.cases):
                 words = f"{message}, image {index + 1} of {len(self.cases)}"
                 scores = predictor.scores(np.array(case.channels), _renamed(self.progress, words))
-                answer, truth = scores.argmax(axis=0), np.asarray(case.labels)
+                answer = np.stack([some.argmax(axis=0).astype(np.uint8) for some in scores.swapaxes(0, 1)])
+                truth = np.asarray(case.labels)
                 dice = {key: _dice(truth, answer, label) for label, key in keys.items()}
                 found.append(CaseScore(case.id, case.animal, dice, self._loss(scores, truth, device)))
                 if picture is not None and picture[0] == index:
@@ -142,7 +145,10 @@ class Validation:
         return better
 
     def _loss(self, scores: np.ndarray, labels: np.ndarray, device: str) -> float:
-        """Return the loss of the whole image, of a stack for a 2-D network in parts of some slices."""
+        """Return the loss of the whole image, in parts where it is large and of a stack for a 2-D network.
+
+        A loss holds about a hundred bytes a voxel.
+        """
         import torch
 
         logits = scores
@@ -153,13 +159,19 @@ class Validation:
         if self.card.inference.mode == "slices":
             logits, at_once = logits.swapaxes(0, 1), self.slices_at_once
         else:
-            logits, labels, at_once = logits[None], labels[None], 1
-        total = 0.0
-        for start in range(0, len(logits), at_once):
-            some = torch.from_numpy(np.ascontiguousarray(logits[start : start + at_once])).to(device)
-            truth = torch.from_numpy(labels[start : start + at_once].astype(np.int64)).to(device)
-            total += float(self.loss(some, truth)) * len(some)
-        return total / len(logits)
+            at_once = max(1, LOSS_VOXELS // labels[0].size)
+        total, depth = 0.0, len(labels)
+        for start in range(0, depth, at_once):
+            here = slice(start, start + at_once)
+            if self.card.inference.mode == "slices":
+                some, truth = logits[here], labels[here]
+            else:
+                some, truth = logits[None, :, here], labels[None, here]
+            values = torch.from_numpy(np.ascontiguousarray(some)).to(device)
+            total += float(self.loss(values, torch.from_numpy(truth.astype(np.int64)).to(device))) * len(
+                labels[here]
+            )
+        return total / depth
 
     def _pictured(self) -> tuple[int, int, int]:
         """Return image, slice and label of the picture: the largest tumor, else the largest foreground."""

@@ -77,7 +77,8 @@ def read_case(case: Case, data: DataSet) -> Content:
             "are its labels numbered otherwise? Correct the file or the data set's table of labels."
         )
     labels = _looked_up(raw, values).astype(np.uint8)
-    counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
+    # Plane by plane: a count of a whole volume takes 8 bytes a voxel.
+    counts = sum(np.bincount(plane.ravel(), minlength=IGNORE + 1) for plane in labels)
     lungs = (
         _looked_up(raw, dict.fromkeys(lung_values, 1)).astype(bool)
         if data.table.lung_keys - {"tumors"}

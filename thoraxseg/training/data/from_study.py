@@ -51,8 +51,8 @@ def read_study(path: Path, operator: str | None) -> Found:
     untouched = [case.case for case in usable if not case.corrected]
     if untouched:
         notes.append(
-            f"{len(untouched)} of {len(usable)} case(s) were accepted as a model made them, without an edit: "
-            f"{some(untouched)}."
+            f"{len(untouched)} of {len(usable)} case(s) were accepted without an edit that the study knows of: "
+            f"{some(untouched)}. Where a model made them, they repeat what it knew."
         )
     return Found(
         path.stem,

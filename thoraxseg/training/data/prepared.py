@@ -50,6 +50,32 @@ class PreparedCase:
     notes: tuple[str, ...] = ()
 
 
+class KeptCase(PreparedCase):
+    """A case whose arrays are opened anew each time: an open map holds a file, and a data set has hundreds of cases."""
+
+    def __init__(
+        self,
+        name: str,
+        animal: str,
+        stem: Path,
+        spacing_mm: tuple[float, float, float],
+        notes: tuple[str, ...],
+    ) -> None:
+        values = {"id": name, "animal": animal, "stem": stem, "spacing_mm": spacing_mm, "notes": notes}
+        for attribute, value in values.items():
+            object.__setattr__(self, attribute, value)
+
+    @property
+    def channels(self) -> np.ndarray:
+        """`(C, K, J, I)` float32, mapped from the disk."""
+        return np.load(f"{self.stem}.channels.npy", mmap_mode="r")
+
+    @property
+    def labels(self) -> np.ndarray:
+        """`(K, J, I)` uint8, mapped from the disk."""
+        return np.load(f"{self.stem}.labels.npy", mmap_mode="r")
+
+
 def prepare_case(
     case: Case, data: DataSet, card: Card, folder: Path, contrast: Contrast = Contrast.AUTO
 ) -> PreparedCase:
@@ -169,7 +195,7 @@ def _as_map(volume: Volume) -> Volume:
 
 def _vanished(content: Content, labels: np.ndarray, data: DataSet, to_card: np.ndarray) -> list[str]:
     """Return a note for each structure that the case has and that no prepared voxel is of."""
-    left = {*np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).tolist()}
+    left = {*np.unique(labels).tolist()}
     gone = [
         f"{data.labels[label].name} ({count} voxels)"
         for label, count in content.counts.items()
@@ -220,12 +246,12 @@ def _kept(case: Case, folder: Path, name: str, key: str, channels: int) -> Prepa
         told = json.loads((folder / f"{name}.json").read_text("utf-8"))
         if told["key"] != key:
             return None
-        images = np.load(folder / f"{name}.channels.npy", mmap_mode="r")
-        labels = np.load(folder / f"{name}.labels.npy", mmap_mode="r")
         spacing_mm, notes = tuple(map(float, told["spacing_mm"])), tuple(map(str, told["notes"]))
+        found = KeptCase(case.id, case.animal, folder / name, spacing_mm, notes)
+        images, labels = found.channels, found.labels
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None  # not there, or damaged: it is made again
     fits = (
         images.dtype == np.float32 and labels.dtype == np.uint8 and images.shape == (channels, *labels.shape)
     )
-    return PreparedCase(case.id, case.animal, images, labels, spacing_mm, notes) if fits else None
+    return found if fits else None

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
+from thoraxseg.checkpoints.weights import read_checkpoint_header
 from thoraxseg.errors import OptionError, OutputError, ThoraxSegError
 from thoraxseg.files import publish_together
 from thoraxseg.tables import write_csv
@@ -198,6 +199,12 @@ def _trainer_class(work: Work, name: str, labels: list[str]) -> type:
         _saved = -math.inf
         _steps = 0
         _events = None
+
+        def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+            """Load to go on, once the safe reader has found nothing in the file that would run: nnU-Net's loads all."""
+            if isinstance(filename_or_checkpoint, str):
+                read_checkpoint_header(Path(filename_or_checkpoint))
+            super().load_checkpoint(filename_or_checkpoint)
 
         def save_checkpoint(self, filename: str) -> None:
             """Save so that after a kill or on a full disk the former checkpoint is still whole."""

@@ -15,7 +15,7 @@ from typing import Any
 from thoraxseg.checkpoints import About
 from thoraxseg.errors import DependencyError, InputError, OptionError
 from thoraxseg.files import check_writable, publish_together, safe_name
-from thoraxseg.progress import Progress, part, silent
+from thoraxseg.progress import Progress, in_words, part, silent
 from thoraxseg.training.data import (
     DataSet,
     Fold,
@@ -310,12 +310,7 @@ class _Follow:
         if now <= self._trained:
             return ""
         seconds = (time.monotonic() - self._trained_since) / (now - self._trained) * (1 - now)
-        return f", {_clock(seconds)} left"
-
-
-def _clock(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+        return f", {in_words(seconds)} left"
 
 
 def _finished(

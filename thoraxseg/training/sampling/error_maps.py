@@ -122,9 +122,8 @@ def error_map(probabilities: np.ndarray, labels: np.ndarray, error: str) -> np.n
     With y the one-hot truth, `absolute` is Σ_l |y_l - p_l| / 2, `squared` Σ_l (y_l - p_l)² / 2: |y - p| and its square
     for one structure on background.
     """
-    known = labels != IGNORE
     total = np.zeros(labels.shape, dtype=np.float32)
-    for value, p in enumerate(probabilities):
-        off = np.abs((labels == value) - p)
-        total += off if error == "absolute" else off * off
-    return np.where(known, total / 2, 0).astype(np.float32)
+    for plane, truth, p in zip(total, labels, np.moveaxis(probabilities, 1, 0), strict=True):
+        off = np.abs((truth == np.arange(len(p)).reshape(-1, *[1] * truth.ndim)) - p)
+        plane[:] = np.where(truth == IGNORE, 0, (off if error == "absolute" else off * off).sum(axis=0) / 2)
+    return total

@@ -47,7 +47,8 @@ class Positions:
     ) -> None:
         """Prepare; `error_map(case)` is `(K, J, I)` or None for constant. Raises InputError when nothing is there."""
         self.options, self.seed, self._error_map = options, seed, error_map
-        self._labels = [case.labels for case in cases]
+        # Not the labels: they may be memory maps, opened as they are asked for, and each is an open file while held.
+        self._cases, self._shapes = tuple(cases), [case.labels.shape for case in cases]
         if not cases:
             raise InputError("training: expected at least one case to train on, got none.")
         self._slices = self._choose_slices() if options.sampler == "slices" else []
@@ -87,12 +88,12 @@ class Positions:
         return corners
 
     def _anywhere(self, case: int, rng: np.random.Generator) -> tuple[int, ...]:
-        ranges = corner_ranges(self._labels[case].shape, self.options.box)
+        ranges = corner_ranges(self._shapes[case], self.options.box)
         return tuple(first + int(rng.integers(count)) for first, count in ranges)
 
     def _around(self, case: int, place: Sequence[int]) -> tuple[int, ...]:
         """Return the corner of the patch with `place` in its center, or as near as it fits."""
-        shape, box = self._labels[case].shape, self.options.box
+        shape, box = self._shapes[case], self.options.box
         return tuple(
             min(max(p - b // 2, first), first + count - 1)
             for p, b, (first, count) in zip(place, box, corner_ranges(shape, box), strict=True)
@@ -108,12 +109,12 @@ class Positions:
         for value in self.classes[first:] + self.classes[:first]:
             places = self._places(case, value)
             if len(places):
-                shape = self._labels[case].shape
-                return tuple(int(one) for one in np.unravel_index(places[rng.integers(len(places))], shape))
+                place = np.unravel_index(places[rng.integers(len(places))], self._shapes[case])
+                return tuple(int(one) for one in place)
         return None
 
     def _where_wrong(self, case: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
-        options, shape = self.options, self._labels[case].shape
+        options, shape = self.options, self._shapes[case]
         ranges = corner_ranges(shape, options.box)
         counts = tuple(count for _, count in ranges)
         errors = self._error_map(case)
@@ -130,7 +131,7 @@ class Positions:
 
     def _find_places(self, case: int, value: int) -> np.ndarray:
         """Return flat indices of voxels of a class, at most `_KEPT`."""
-        places = np.flatnonzero(self._labels[case] == value)
+        places = np.flatnonzero(self._cases[case].labels == value)
         if len(places) > _KEPT:
             rng = np.random.default_rng([self.seed, _PLACES, case, value])
             places = np.sort(rng.choice(places, _KEPT, replace=False))
@@ -142,21 +143,22 @@ class Positions:
     def _present(self) -> list[int]:
         """Return the classes, without background, that any case has."""
         there = set()
-        for labels in self._labels:
-            there |= set(np.flatnonzero(np.bincount(labels.ravel(), minlength=IGNORE + 1)).tolist())
+        for case in self._cases:
+            for plane in case.labels:  # bincount takes 8 bytes a voxel
+                there |= set(np.flatnonzero(np.bincount(plane.ravel())).tolist())
         return sorted(there - {0, IGNORE})
 
     def _choose_slices(self) -> list[tuple[int, int]]:
         chosen = []
-        for case, labels in enumerate(self._labels):
+        for number, case in enumerate(self._cases):
             if self.options.slices == "all":
-                chosen += [(case, k) for k in range(len(labels))]
+                chosen += [(number, k) for k in range(self._shapes[number][0])]
             else:
-                with_structure = ((labels > 0) & (labels != IGNORE)).any(axis=(1, 2))
-                chosen += [(case, int(k)) for k in np.flatnonzero(with_structure)]
+                planes = enumerate(case.labels)
+                chosen += [(number, k) for k, plane in planes if ((plane > 0) & (plane != IGNORE)).any()]
         if not chosen:
             raise InputError(
-                f"training: expected slices with a structure, and none of the {len(self._labels)} case(s) has one. "
+                f"training: expected slices with a structure, and none of the {len(self._cases)} case(s) has one. "
                 'Check the labels, or set sampling.slices to "all".'
             )
         return chosen
