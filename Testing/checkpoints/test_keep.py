@@ -505,6 +505,8 @@ def test_a_converted_model_answers_as_before(kind, tmp_path):
     model = CONVERTED[kind](tmp_path / "model")
     expected = tiny.seen(open_checkpoint(model))
     kept = convert(model, tmp_path / "converted")
+    files = [path for path in kept.folder.rglob("*") if path.is_file()]
+    assert len({path.stat().st_mode for path in files}) == 1, "whoever may read the card may read the weights"
     shutil.rmtree(tmp_path / "model")
     found = open_checkpoint(tmp_path / "converted")
     paths = (*found.weights, *(found.previous.weights if found.previous else ()))

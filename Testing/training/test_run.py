@@ -415,3 +415,12 @@ def test_one_step_follows_all_patients_where_the_source_trains_so():
     fold = Fold(tuple("abcdefg"), ("x",))
     settings = run._settings(config, new_card(config, data_set(), (1, 1, 1)), [], fold, 0, 7)
     assert (settings.accumulate, settings.steps_per_epoch) == (7, 1)
+
+
+def test_patches_are_made_on_several_cores_only_where_a_gpu_learns(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(run.os, "cpu_count", lambda: 16)
+    assert run._threads("auto") == run._threads("cuda") == 8
+    assert run._threads("cpu") == 0
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run._threads("auto") == 0

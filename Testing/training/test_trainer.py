@@ -360,6 +360,7 @@ def test_a_file_of_weights_is_no_run(tmp_path):
     ("changes", "words"),
     [
         ({"epochs": 0}, "epochs"),
+        ({"steps_per_epoch": True}, "steps_per_epoch"),
         ({"stop_at": "soon"}, "stop_at"),
         ({"precision": "float8"}, "precision"),
         ({"ema": 1.0}, "ema"),

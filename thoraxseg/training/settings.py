@@ -48,7 +48,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "steps_per_epoch", "accumulate", "validate_every"):
-            _check(self, name, isinstance(getattr(self, name), int) and getattr(self, name) > 0, "1 or more")
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            _check(self, name, whole and value > 0, "a whole number of 1 or more")
         _check(self, "precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         _check(self, "score", self.score in SCORES, f"one of {', '.join(SCORES)}")
         _check(self, "device", self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda")
