@@ -26,7 +26,7 @@ FAMILIES = {
     "checkpoints": cli.app.commands["checkpoints"].commands,
     "study": cli.app.commands["study"].commands,
 }
-SINGLE = ("segment", "demo", "sweep", "compare", "observers", "evaluate", "stats", "reproduce")
+SINGLE = ("segment", "demo", "sweep", "compare", "observers", "evaluate", "stats", "reproduce", "train")
 COMMANDS = {
     "app": [],
     **{name: [name] for name in (*SINGLE, *FAMILIES)},
@@ -80,7 +80,14 @@ def test_help_is_whole_sentences_that_fit_a_terminal(words, flag, capsys, monkey
     text = capsys.readouterr().out
     assert text.startswith("Usage: thoraxseg")
     assert max(map(len, text.splitlines())) <= 80
-    for many in ("[OPTIONS] COMMAND [ARGS]...", "[NAMES]...", "MASK ...", "N=NAME,..."):
+    for many in (
+        "[OPTIONS] COMMAND [ARGS]...",
+        "[NAMES]...",
+        "[RESULTS]...",
+        "MASK ...",
+        "N=NAME,...",
+        "A,B,...",
+    ):
         text = text.replace(many, "")
     assert "..." not in text.replace("0, 0.1 ... 1", "")  # click cuts what is too long
 

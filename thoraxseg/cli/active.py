@@ -136,7 +136,13 @@ def files(path: Path, table: Path, labels: str | None) -> None:
     required=True,
     help="What the images are, such as CT or MRI. nnU-Net takes the values of CT as absolute ones.",
 )
-@click.option("--species", type=click.Choice(SPECIES), default="not stated", show_default=True)
+@click.option(
+    "--species",
+    type=click.Choice(SPECIES),
+    default="not stated",
+    show_default=True,
+    help="Whose scans these are.",
+)
 @click.option("--structures", metavar="A,B,...", type=Text(), help="What to export.  [default: all reviewed]")
 @click.option("--operator", type=Text(), help="Only what this person accepted.")
 @click.option("--anonymous", is_flag=True, help="Codes for animals and scans; no dates, people or paths.")
@@ -155,7 +161,8 @@ def export_dataset(path: Path, output: Path, operator: str | None, as_json: bool
 
     \b
     Example:
-      thoraxseg study export-dataset mice.sqlite -o data --id 101 --name MiceCT --channel CT
+      thoraxseg study export-dataset mice.sqlite -o data --id 101 \\
+        --name MiceCT --channel CT
     """  # noqa: D301 - click wants the control character
     from thoraxseg import export
     from thoraxseg.study import acceptance, open_study

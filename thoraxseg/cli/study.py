@@ -40,7 +40,7 @@ SCAN = click.option(
 
 @click.group()
 def study() -> None:
-    """Keep the time that contouring takes and what was accepted, and learn from it."""
+    """Keep the time that contouring takes, and what was accepted."""
 
 
 @study.command()

@@ -56,7 +56,8 @@ from thoraxseg.tables import is_there
     "label_map",
     multiple=True,
     metavar="NAME=A+B",
-    help="Labels that are one, as in lungs=right_lung+left_lung, background=..., ignore=.... Repeat it.",
+    help="Labels that are one, as in lungs=right_lung+left_lung; those of background or ignore are not learned. "
+    "Repeat it.",
 )
 @click.option("--operator", type=Text(), help="Of a study: whose verdicts count.")
 @click.option("--species", type=Text(), help="Of the data set, where it does not say: mouse or human.")
@@ -90,7 +91,7 @@ def train(
     fast: bool,
     **flags: Any,
 ) -> None:
-    """Train a system on your data, as its paper does, and get a checkpoint.
+    """Train a system on your data and get a checkpoint.
 
     CONFIG is a file (JSON) with a preset and other values, such as the config.json of an earlier run. Animals are never
     on both sides of a fold. A run that was stopped goes on with the same command; on a CPU it ends with the same
