@@ -270,7 +270,7 @@ def test_a_mask_in_another_order_of_axes_is_the_same_mask(cohort):
 
 @pytest.mark.parametrize(
     ("shift", "said"),
-    [((0, 0, 0.1), "beside them"), ((0, 0, 4), "outside of it")],
+    [((0, 0, 0.1), "beside them"), ((0, 0, 4), "lie outside of")],
     ids=["half a voxel", "far"],
 )
 def test_a_mask_that_lies_elsewhere_is_refused_or_left_out_on_request(a_cohort, shift, said):

@@ -23,7 +23,7 @@ from thoraxseg.training.config import make_config
 from thoraxseg.training.source import PatchSource
 from thoraxseg.training.trainer import kept_weights, read_state
 from thoraxseg.training.validation import Validation
-from thoraxseg.volume import Volume
+from thoraxseg.volume import Volume, geometry_from_spacing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -424,3 +424,12 @@ def test_patches_are_made_on_several_cores_only_where_a_gpu_learns(monkeypatch):
     assert run._threads("cpu") == 0
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert run._threads("auto") == 0
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "SAL"])
+@pytest.mark.parametrize("orientation", ["RAS", "RIA", "SLP", "jik", "ijk"])
+def test_the_spacing_of_a_checked_case_is_that_of_its_image_on_the_networks_axes(codes, orientation, a_card):
+    volume = Volume(np.zeros((2, 3, 4)), geometry_from_spacing((0.5, 0.2, 0.3), codes))
+    row = {"axis_codes": volume.axis_codes, "spacing_mm_kji": list(volume.spacing_mm)}
+    wanted = a_card({"input.orientation": orientation}).input.codes_for(codes)
+    assert run._spacing_as(orientation, row) == pytest.approx(volume.reoriented(wanted).spacing_mm)

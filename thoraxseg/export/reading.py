@@ -11,9 +11,9 @@ import numpy as np
 from thoraxseg.checkpoints.structures import named, other
 from thoraxseg.errors import InputError, OptionError
 from thoraxseg.io import hash_input, read_label_map, read_volume
-from thoraxseg.segmentation import STRUCTURES, Segmentation, Structure
+from thoraxseg.segmentation import STRUCTURES, Segmentation, Structure, labels_on_grid, present_labels
 from thoraxseg.study import AcceptedCase
-from thoraxseg.volume import MAX_GRIDS_APART, Volume, reorient
+from thoraxseg.volume import Volume
 
 
 def reviewed_structures(mask: Path, names: Mapping[int, str] | None = None) -> dict[int, str]:
@@ -35,7 +35,7 @@ def reviewed_structures(mask: Path, names: Mapping[int, str] | None = None) -> d
                 "save the segmentation as .seg.nrrd."
             )
         keys = {label: key_of_name(name) for label, name in names.items()}
-        if unknown := [value for value in _present(found.array) if value not in keys]:
+        if unknown := [value for value in present_labels(found.array) if value not in keys]:
             raise InputError(
                 f"{mask}: expected a name for each of its labels, {', '.join(map(str, unknown[:5]))} has none. Add it "
                 "to --labels."
@@ -95,11 +95,11 @@ def read_accepted(case: AcceptedCase, labels: Mapping[int, str]) -> tuple[Volume
     image = read_volume(case.image)
     found = read_label_map(case.mask)
     raw = found.labels if isinstance(found, Segmentation) else found.array
-    placed = _on_grid(raw, found.ijk_to_ras, image, case.mask)
+    placed = labels_on_grid(str(case.mask), raw, found.ijk_to_ras, image)
     new = {key: label for label, key in labels.items()}
     table = np.zeros(int(placed.max()) + 1, dtype=np.uint8)
     dropped: dict[str, int] = {}
-    for value in _present(placed):
+    for value in present_labels(placed):
         key = case.structures.get(value, f"label_{value}")
         table[value] = new.get(key, 0)
         if key not in new:
@@ -111,41 +111,4 @@ def check_pair(image: Path, mask: Path) -> None:
     """Raise InputError unless both files can be read and the mask lies on voxels of the image."""
     found = read_label_map(mask)
     raw = found.labels if isinstance(found, Segmentation) else found.array
-    _on_grid(raw, found.ijk_to_ras, read_volume(image), mask)
-
-
-def _on_grid(labels: np.ndarray, matrix: np.ndarray, image: Volume, path: Path) -> np.ndarray:
-    """Return labels on the grid of the image: the same one, or a part of it, as 3D Slicer saves cropped masks."""
-    turned, matrix = reorient(labels, matrix, image.axis_codes)
-    moved = np.linalg.solve(image.ijk_to_ras, matrix)
-    shift = np.rint(moved[:3, 3]).astype(int)
-    apart = np.abs(moved[:3, :3] - np.eye(3)).max() * max(turned.shape)
-    apart = max(apart, np.abs(moved[:3, 3] - shift).max())
-    if apart > MAX_GRIDS_APART:
-        raise InputError(
-            f"{path}: expected contours on the voxels of {image.name}, they lie up to {apart:.3g} voxels beside them "
-            "(spacing, origin or direction differ). In 3D Slicer, export them with this volume as reference."
-        )
-    if turned.shape == image.shape and not shift.any():
-        return np.ascontiguousarray(turned)
-    result = np.zeros(image.shape, turned.dtype)
-    ours, theirs = [], []
-    for offset, size, own in zip(shift[::-1], image.shape, turned.shape, strict=True):
-        low, high = max(0, offset), min(size, offset + own)
-        ours.append(slice(low, max(low, high)))
-        theirs.append(slice(low - offset, max(low, high) - offset))
-    inside = turned[tuple(theirs)]
-    if np.count_nonzero(inside) != np.count_nonzero(turned):
-        raise InputError(
-            f"{path}: expected contours inside of {image.name}, some lie outside of it. Is it another scan?"
-        )
-    result[tuple(ours)] = inside
-    return result
-
-
-def _present(labels: np.ndarray) -> list[int]:
-    """Return the values in a label map but 0, in order; slice by slice, since sorting a whole volume is slow."""
-    seen: set[int] = set()
-    for plane in labels:
-        seen.update(np.unique(plane).tolist())
-    return sorted(int(value) for value in seen - {0})
+    labels_on_grid(str(mask), raw, found.ijk_to_ras, read_volume(image))

@@ -17,7 +17,7 @@ from thoraxseg.roads.by_nnunet import contour_by_nnunet
 from thoraxseg.roads.ensemble import together
 from thoraxseg.volume import MAX_GRIDS_APART, Volume, grids_apart
 
-__all__ = ["Answer", "Clock", "contour", "together"]
+__all__ = ["Answer", "Clock", "as_lung_map", "contour", "together"]
 
 LUNG_KEYS = {"lungs", "right_lung", "left_lung", "tumors"}
 """Structures that are part of a lung map; tumors lie in lungs."""
@@ -118,7 +118,7 @@ def _channels(
     are_maps = [channel.source == "lungs" for channel in card.channels]
     if len(volumes) == len(are_maps):
         pairs = zip(volumes, are_maps, strict=True)
-        return [_as_map(volume) if is_map else volume for volume, is_map in pairs], None
+        return [as_lung_map(volume) if is_map else volume for volume, is_map in pairs], None
     if len(volumes) != are_maps.count(False):
         wanted = ", ".join(channel.name for channel in card.channels)
         raise InputError(
@@ -145,7 +145,8 @@ def _channels(
     return [mask if is_map else next(images) for is_map in are_maps], found
 
 
-def _as_map(volume: Volume) -> Volume:
+def as_lung_map(volume: Volume) -> Volume:
+    """Return a lung map as 0 and 1, uint8; raises InputError for what looks like an image."""
     values = np.unique(volume.array)
     if len(values) > MAX_MAP_VALUES or (values != np.round(values)).any() or values.min() < 0:
         raise InputError(

@@ -23,7 +23,7 @@ from thoraxseg.checkpoints import Card, Checkpoint, open_checkpoint
 from thoraxseg.checkpoints.card import card_text
 from thoraxseg.errors import InputError, OptionError, OutputError
 from thoraxseg.files import check_writable, publish_together
-from thoraxseg.io import StackGeometry, hash_input, read_volume
+from thoraxseg.io import StackGeometry, hash_input
 from thoraxseg.progress import Progress, each, part, silent
 from thoraxseg.training.config import ALL, TrainConfig, changes, config_text, differences, shown_size
 from thoraxseg.training.data import (
@@ -44,6 +44,7 @@ from thoraxseg.training.finish import filled_card, new_card, write_checkpoint
 from thoraxseg.training.pictures import draw_curves
 from thoraxseg.training.settings import Settings
 from thoraxseg.training.validation import PICTURES, Validation
+from thoraxseg.volume import directions_from_codes
 
 if TYPE_CHECKING:
     import torch
@@ -240,25 +241,26 @@ class _Found:
 def _looked_through(config: TrainConfig, progress: Progress) -> tuple[Checked, _Found]:
     """Return the checked data set and what its files are."""
     data = _read_data_set(config)
-    checked = check_data_set(data, config.skip_broken, part(progress, 0.0, 0.6))
-    digests, spacings = {}, []
+    checked = check_data_set(data, config.skip_broken, part(progress, 0.0, 0.9))
+    digests: dict[str, list[str]] = {}
     start = _start(config)
     if start is not None:
         digests["--from"] = [file.sha256 for file in start.card.weights]
     orientation = (config.input or {}).get("orientation", "RAS")
-    for case in each(checked.data.cases, part(progress, 0.6, 1.0), "Reading the geometry of the data set"):
+    for case in each(checked.data.cases, part(progress, 0.9, 1.0), "Noting which files these are"):
         digests[case.id] = [hash_input(path) for path in (*case.images, case.label)]
-        volume = read_volume(case.images[0], data.stack)
-        spacings.append(volume.reoriented(_codes(orientation, volume.axis_codes)).spacing_mm)
+    spacings = [_spacing_as(orientation, row) for row in checked.rows if not row["problem"]]
     median = tuple(float(f"{value:.6g}") for value in np.median(np.array(spacings), axis=0))
     return checked, _Found(digests, median)
 
 
-def _codes(orientation: str, file_codes: str) -> str:
-    """Return the letters of the network's axes for a file, as `ExpectedInput.codes_for`."""
+def _spacing_as(orientation: str, row: Mapping[str, Any]) -> np.ndarray:
+    """Return the spacing of a checked case along (k, j, i) of the network's axes, as `ExpectedInput.codes_for`."""
+    codes = row["axis_codes"]
     if orientation.islower():
-        return "".join(file_codes["ijk".index(axis)] for axis in orientation)
-    return orientation
+        orientation = "".join(codes["ijk".index(axis)] for axis in orientation)
+    along_ras = np.abs(directions_from_codes(codes)) @ np.array(row["spacing_mm_kji"][::-1])
+    return (np.abs(directions_from_codes(orientation)).T @ along_ras)[::-1]
 
 
 def _read_data_set(config: TrainConfig) -> DataSet:

@@ -23,7 +23,8 @@ class Checked:
     data: DataSet
     """Without the broken cases; its notes tell of them."""
     rows: tuple[dict[str, Any], ...]
-    """One a case, in order: case, animal, shape_kji, spacing_mm_kji, `voxels_KEY` for each structure, problem."""
+    """One a case, in order: case, animal, shape_kji, spacing_mm_kji, axis_codes, `voxels_KEY` for each structure,
+    problem."""
     broken: dict[str, str]
     """Case -> why it was left out, in one sentence."""
     without: dict[str, int]
@@ -51,6 +52,7 @@ def check_data_set(data: DataSet, skip_broken: bool = False, progress: Progress 
         else:
             first = content.volumes[0]
             row |= {"shape_kji": list(first.shape), "spacing_mm_kji": list(first.spacing_mm)}
+            row["axis_codes"] = first.axis_codes
             row |= {f"voxels_{data.labels[label].key}": count for label, count in content.counts.items()}
             row["problem"] = ""
             digest = "".join(volume_sha256(volume) for volume in content.volumes)

@@ -11,10 +11,9 @@ from thoraxseg.checkpoints.structures import key_of
 from thoraxseg.errors import InputError
 from thoraxseg.io import read_label_map, read_volume
 from thoraxseg.roads import check_same_grid
-from thoraxseg.segmentation import Segmentation
+from thoraxseg.segmentation import Segmentation, check_grid, labels_on_grid, present_labels
 from thoraxseg.training.batch import IGNORE
 from thoraxseg.training.data.data_set import Case, DataSet
-from thoraxseg.training.data.placing import check_grid, placed
 from thoraxseg.training.data.words import some
 from thoraxseg.volume import Volume
 
@@ -56,7 +55,7 @@ def read_case(case: Case, data: DataSet) -> Content:
     raw = found.labels if isinstance(found, Segmentation) else found.array
     where = str(case.label)
     if isinstance(found, Segmentation):
-        raw = placed(where, raw, found.ijk_to_ras, volumes[0])
+        raw = labels_on_grid(where, raw, found.ijk_to_ras, volumes[0])
     else:
         check_grid(where, raw.shape, found.ijk_to_ras, volumes[0])
     keys = case.structures
@@ -70,7 +69,7 @@ def read_case(case: Case, data: DataSet) -> Content:
         lung_values = {value for value, key in keys.items() if key in data.table.lung_keys}
         known = ", ".join(data.table.keys)
         _check_complete(where, set(values.values()), keys, data)
-    if unknown := [value for value in present(raw) if value not in values]:
+    if unknown := [value for value in present_labels(raw) if value not in values]:
         told = [value if keys is None or value not in keys else keys[value] for value in unknown]
         raise InputError(
             f"{where}: expected the labels of the data set ({known}), got also {some(told)}. Is this an image, or "
@@ -94,17 +93,6 @@ def _check_complete(where: str, contoured: set[int], keys: Mapping[int, str], da
             f"{where}: expected contours of all that the data set contours, it names {', '.join(keys.values())} and "
             f"not {', '.join(missing)}. Add an empty segment where there is none in this scan, else leave the case out."
         )
-
-
-def present(labels: np.ndarray) -> list[int]:
-    """Return the values in a label map but 0, in order; slice by slice, since sorting a whole volume is slow."""
-    seen: set[int] = set()
-    for plane in labels:
-        if plane.dtype.itemsize == 1:
-            seen.update(np.flatnonzero(np.bincount(plane.ravel())).tolist())
-        else:
-            seen.update(np.unique(plane).tolist())
-    return sorted(seen - {0})
 
 
 def _looked_up(raw: np.ndarray, values: Mapping[int, int]) -> np.ndarray:

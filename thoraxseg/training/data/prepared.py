@@ -24,7 +24,7 @@ from thoraxseg.io import hash_input
 from thoraxseg.options import Contrast
 from thoraxseg.preprocess import Prepared, prepare
 from thoraxseg.progress import Progress, part, silent
-from thoraxseg.roads import MAX_MAP_VALUES
+from thoraxseg.roads import as_lung_map
 from thoraxseg.training.batch import IGNORE
 from thoraxseg.training.data.content import Content, read_case
 from thoraxseg.training.data.data_set import Case, DataSet
@@ -167,7 +167,7 @@ def _channels(case: Case, data: DataSet, card: Card, content: Content) -> list[V
     are_maps = [channel.source == "lungs" for channel in card.channels]
     volumes = list(content.volumes)
     if len(volumes) == len(are_maps):
-        return [_as_map(one) if is_map else one for one, is_map in zip(volumes, are_maps, strict=True)]
+        return [as_lung_map(one) if is_map else one for one, is_map in zip(volumes, are_maps, strict=True)]
     if len(volumes) != are_maps.count(False):
         raise InputError(
             f"case {case.id}: {card.name} takes {len(are_maps)} channel(s) "
@@ -182,15 +182,6 @@ def _channels(case: Case, data: DataSet, card: Card, content: Content) -> list[V
     lungs = replace(volumes[0], array=content.lungs.astype(np.uint8), name="lung map", notes=())
     images = iter(volumes)
     return [lungs if is_map else next(images) for is_map in are_maps]
-
-
-def _as_map(volume: Volume) -> Volume:
-    values = np.unique(volume.array)
-    if len(values) > MAX_MAP_VALUES or (values != np.round(values)).any() or values.min() < 0:
-        raise InputError(
-            f"{volume.name}: expected a lung map, 0 outside and whole numbers inside the lungs, got an image."
-        )
-    return replace(volume, array=(volume.array > 0).astype(np.uint8))
 
 
 def _vanished(content: Content, labels: np.ndarray, data: DataSet, to_card: np.ndarray) -> list[str]:
